@@ -32,28 +32,32 @@ _FILES: Final = {
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 _FIXED_OIDS: Final = 10_000
-"""Types with lower numbers are the same in every database of every release of PostgreSQL."""
+"""Types with OIDs below this one are the same in every database and every release of PostgreSQL."""
 
 _described: Final[dict[frozenset[int], Any]] = {}
 
 
-class _Known:
-    """Stands for the statement that the driver would have sent; with a name, it has replaced no other statement."""
+class _NamedStatement:
+    """Stands in for the driver's query for types, which was not sent.
+
+    Only an unnamed query would have replaced the unnamed statement that the driver has prepared. As this one has a
+    name, the driver does not prepare its own again.
+    """
 
     name = "known"
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Asks the server once in a process, and not once in each connection, what an array of numbers or of bytes is.
+    """Queries the definitions of arrays of numbers and of bytes once in a process, not once on each connection.
 
-    That query takes the server longer than to open the connection, and comes before the first save over each. Should
-    the driver ask in another way one day, it asks in each connection again.
+    That query takes the server longer than opening the connection, and precedes the first save over it. If a later
+    driver asks in another way, it asks on each connection again.
     """
 
     async def _introspect_types(self, typeoids: Iterable[int], *others: Any, **named: Any) -> Any:
         wanted = frozenset(typeoids)
         if wanted in _described:
-            return _described[wanted], _Known
+            return _described[wanted], _NamedStatement
         found = await super()._introspect_types(typeoids, *others, **named)
         if max(wanted) < _FIXED_OIDS:
             _described[wanted] = found[0]

@@ -34,7 +34,7 @@ SCRIPTS: Final = (
 _INDEX: Final = re.compile(r'^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS "(\w+)" [^;]+', re.MULTILINE)
 
 INDEX_TIME: Final = 1.0
-"""Seconds that adding indexes to tables in use may take at most. Writers of these tables are blocked for as long."""
+"""The most seconds that adding indexes to tables in use may take. Writers to these tables are blocked for that time."""
 
 
 class PostgresDispatchSchema:
@@ -76,7 +76,7 @@ class PostgresDispatchSchema:
     async def prepare(self, connection: Any) -> bool:
         """Create what is missing, in the connection's current transaction; return True.
 
-        If only indexes are missing, and cannot be created, or not in time, a warning is logged, and the process works
+        If only indexes are missing and cannot be created, or not in time, a warning is logged and the process works
         without them.
 
         Raises:
@@ -130,7 +130,7 @@ class PostgresDispatchSchema:
     async def _missing_indexes(self, connection: Any) -> list[str]:
         """Return the indexes that do not exist: a later release may have added them, or they were dropped.
 
-        One that is not valid stays as it is, since only its owner knows whether it is still being built; it is logged.
+        An invalid one is logged and left alone, since only its owner knows whether it is still being built.
         """
         query = self._names.sql("dispatch_indexes")
         found = {
@@ -139,20 +139,20 @@ class PostgresDispatchSchema:
         invalid = [name for name in self._indexes if found.get(name) is False]
         if invalid:
             self._unusable.failed(
-                f"{', '.join(invalid)}; unless CREATE INDEX CONCURRENTLY still runs, drop and create it"
+                f"{', '.join(invalid)}; drop and recreate them, unless CREATE INDEX CONCURRENTLY is still running"
             )
         else:
             self._unusable.recovered()
         return [name for name in self._indexes if name not in found]
 
     async def _add_indexes(self, connection: Any, missing: list[str]) -> None:
-        """Add indexes to tables that may be large and in use; what is not added in time is logged."""
+        """Add indexes to tables that may be large and in use; log those that could not be added in time."""
         until = time.monotonic() + self._index_time
         try:
             for statement, name in ((each[0], each[1]) for each in _INDEX.finditer(self._names.sql("dispatch_1"))):
                 if name in missing:
                     left = max(1, round(1000 * (until - time.monotonic())))
-                    async with connection.transaction():  # what is added stays, though the next one takes too long
+                    async with connection.transaction():  # keeps this index even if the next one takes too long
                         await connection.execute(
                             f"SET LOCAL statement_timeout = {left};\n{statement};\nSET LOCAL statement_timeout = 0"
                         )

@@ -233,7 +233,7 @@ def _events(outcomes: Sequence[Outcome]) -> list[Event]:
 
 
 def _report(pending: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
-    """Call back; if a callback raises, which it must not, other callers still get their outcomes."""
+    """Give each caller its outcome; if a callback raises, which it must not, the others still get theirs."""
     for (_, done, _), outcome in zip(pending, outcomes, strict=True):
         try:
             done(outcome)

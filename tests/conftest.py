@@ -24,13 +24,13 @@ from tests.parts import untraced
 # events; a test that waits for something fails many times before it passes.
 os.environ.pop("CI", None)
 
-gc.disable()  # until the tests are collected: what that makes is kept, and looking through it takes a second
+gc.disable()  # until the tests are collected: the objects that this creates all stay, and scanning them takes a second
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# Who runs the suite in the background may have it ignore SIGINT, and every command it starts would do the same.
+# A shell may start a suite in the background with SIGINT ignored, and every command that it starts would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -105,7 +105,7 @@ def _measuring(item: pytest.Item, *, is_test: bool = False) -> Iterator[None]:
 
 
 def _is_unmeasured(item: pytest.Item) -> bool:
-    """Whether `UNMEASURED` lists the file of the test or one of its directories, or `MEASURED_IN_PART` only others."""
+    """Whether `UNMEASURED` lists its file or a directory above, or `MEASURED_IN_PART` its file but not the test."""
     if item.path in _IN_PART:
         return _IN_PART[item.path].isdisjoint((item.name, getattr(item, "originalname", item.name)))
     return not _UNMEASURED.isdisjoint((item.path, *item.path.parents))

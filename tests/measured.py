@@ -1,9 +1,9 @@
 """Which tests measure the coverage of the library: one that does takes about twice as long (`tests/conftest.py`).
 
 A test runs at full speed, with the processes that it starts, if others run the same lines and branches: then what it
-runs of the library need not be measured. Each line is left to two tests, if two can run it in little time; what a
-process does once, as it fills a cache, is done by whichever test comes first. If `make test` says that a line is not
-covered and you know that it is, look here first.
+runs of the library need not be measured. Each line is left to two measured tests, if two can run it quickly. Beware of
+what a process does only once, such as filling a cache: whichever test comes first does it. If `make test` says that a
+line is not covered and you know that it is, look here first.
 """
 
 from __future__ import annotations
@@ -325,7 +325,7 @@ MEASURED_IN_PART: Final = {
         "test_a_turn_that_does_not_come",
     ),
 }
-"""Files of which only these tests are measured: others run every line and branch that the rest of them runs."""
+"""The only tests to measure in these files: other tests run every line and branch that the rest of each file runs."""
 
 MEASURED_UNDER_TRIO: Final = (
     "dispatch/test_channel_email.py",

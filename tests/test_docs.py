@@ -196,7 +196,7 @@ def test_documented_parts_pass_the_suites(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_documented_parts_are_typed(tmp_path: Path) -> None:
-    """The parts that the how-tos build, and their test classes, pass mypy as strict as it is."""
+    """The parts that the how-tos build, and their test classes, pass `mypy --strict`."""
     for name in HOWTOS:
         (tmp_path / f"{name.replace('-', '_')}.py").write_text(definitions(name), encoding="utf-8")
     options = ("--strict", "--follow-imports=silent", f"--config-file={os.devnull}", f"--cache-dir={os.devnull}")

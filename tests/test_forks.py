@@ -59,9 +59,9 @@ def test_it_ends_as_an_interpreter_does(tmp_path: Path, program: str, status: in
     assert bool(err) == bool(complaint)
 
 
-@pytest.mark.parametrize(("unbuffered", "lines"), [("", 2), ("1", 1)], ids=["buffered", "not"])
+@pytest.mark.parametrize(("unbuffered", "lines"), [("", 2), ("1", 1)], ids=["buffered", "unbuffered"])
 def test_what_it_has_written_is_buffered_or_not(tmp_path: Path, unbuffered: str, lines: int) -> None:
-    """As the environment says: what its buffer holds, a fork of its own writes too."""
+    """PYTHONUNBUFFERED decides: text that is still in its buffer is also written by a process that it forks."""
     program = "import os\nprint('once')\nif os.fork(): os.wait()"
     with fork(tmp_path, program, PYTHONUNBUFFERED=unbuffered) as process:
         out, _ = process.communicate(timeout=20)

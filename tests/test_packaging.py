@@ -96,9 +96,9 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
 
 
 def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
-    """pip builds the wheel of the checkout from the source distribution, with the tools that it names and no others.
+    """From the source distribution, pip builds the same wheel as from the checkout, with only the tools that it names.
 
-    They are of the versions that are installed here: some files say by which they were written.
+    The tools are pinned to the versions installed here, since some files in the wheel name the version that wrote them.
     """
     pins = tmp_path / "pins.txt"
     pins.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in ("setuptools", "setuptools-scm")))

@@ -48,20 +48,20 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-ALL = """
+RUN_ALL = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from notify.cli import main
 sys.exit(max(main(each) for each in json.loads(sys.argv[2])))
 """
-"""Runs several commands: each process that imports the archive has to compile what it imports."""
+"""Runs several commands in one process, since each process that imports the archive has to compile what it imports."""
 
 Use = Callable[[str], None]
 
 
 @pytest.fixture
 def use(bundle: Path, drivers: Path, tmp_path: Path) -> Use:
-    """A function that uses a store by the archive."""
+    """A function that uses a store through the archive."""
     environment = {**untraced_environment(), "PYTHONPATH": str(drivers)}
 
     def run(*arguments: str) -> str:
@@ -75,7 +75,7 @@ def use(bundle: Path, drivers: Path, tmp_path: Path) -> Use:
     def use(url: str) -> None:
         id_ = run(str(bundle), "push", "alice", "n", "1", "--store", url)
         commands = (["head", "alice"], ["tail", "alice", "--after", "0", "--no-follow"])
-        found = run("-c", ALL, str(bundle), json.dumps([[*each, "--store", url] for each in commands]))
+        found = run("-c", RUN_ALL, str(bundle), json.dumps([[*each, "--store", url] for each in commands]))
         assert found.splitlines() == [id_, f"{id_} n 1"]
 
     return use

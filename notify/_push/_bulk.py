@@ -67,7 +67,7 @@ class Bulk:
         """Fix the places of the events of a `push_many` among the pushes of their users. Never waits."""
         saves = [Save(event) for event in drafts]
         if self._writer is not None and not ephemeral:
-            if self.unsent:  # all of other calls: the users of one call are distinct
+            if self.unsent:  # all from other calls, since the users of one call are distinct
                 for save in saves:
                     self.advance(save.event.user)
             self.unsent.update({save.event.user: save for save in saves})
@@ -139,7 +139,7 @@ class Bulk:
         else:
             await self._save_each(self._writer, saves)
         for save in saves:
-            if save.outcome is None:  # few: those that other pushes have accepted, or that were not stored
+            if save.outcome is None:  # rare: another push has accepted it, or it was not stored
                 await self._finish(save)
 
     async def _finish(self, save: Save) -> None:

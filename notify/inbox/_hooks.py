@@ -161,7 +161,7 @@ class InboxHooks:
                             late.add(call)
                 if call in late:
                     raise TimeoutError(f"it has not returned within {TIMEOUT:g} s")  # noqa: TRY301 - logged as others
-            if answer is not None and call.name == "before_send":  # it may have been removed while it ran
+            if answer is not None and call.name == "before_send":  # not `in self.before`: it may have been removed
                 answer = _checked(answer, *args)
         except Exception as error:
             self.failures += 1

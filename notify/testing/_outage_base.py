@@ -89,16 +89,16 @@ class OutageSuite(Suite[Part]):
             yield other
 
     async def works(self, function: Callable[[], Awaitable[T]], what: str) -> T:
-        """Call a function until it raises no BackendError any more, and return its result; `recovery` seconds long."""
+        """Call a function until it no longer raises BackendError, for `recovery` seconds at most; return its result."""
         last: list[BackendError] = []
         deadline = anyio.current_time() + self.recovery
-        with within(self.recovery + self.detection, f"{what} to work outside of the outages"):
+        with within(self.recovery + self.detection, f"{what} to work while the server is up"):
             while True:
                 try:
                     return await function()
                 except BackendError as error:
                     last = [error]
-                assert anyio.current_time() < deadline, f"{what} does not work outside of the outages: {last[0]!r}"
+                assert anyio.current_time() < deadline, f"{what} does not work while the server is up: {last[0]!r}"
                 await anyio.sleep(0.05)
 
     async def raises(self, function: Callable[[], Awaitable[object]], what: str, *errors: type[Exception]) -> None:

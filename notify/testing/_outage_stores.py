@@ -57,7 +57,7 @@ class StoreOutageSuite(StoreTests[StoreT], OutageSuite[StoreT]):
         assert await self.works(partial(store.head, "alice"), "head()") == event.id
 
     async def test_a_verdict_is_true(self, store: StoreT) -> None:
-        """What was returned before, in or after an outage is stored once, what was rejected is not."""
+        """What was returned before, during or after an outage is stored once; what was rejected is not stored."""
         verdicts: dict[int, object] = {}
 
         async def save(number: int) -> None:
@@ -104,7 +104,7 @@ class StreamStoreOutageSuite(StreamTests[StreamStoreT], StoreOutageSuite[StreamS
     """For a stream store whose server may go away: includes `StoreOutageSuite`."""
 
     async def test_streams_heal(self, store: StreamStoreT) -> None:
-        """An open stream survives outages and yields all that is saved before, in and after them, in order."""
+        """An open stream survives outages and yields all that is saved before, during and after them, in order."""
         async with self.outside(store) as other:
             for round_, begin in enumerate(self.faults):
                 stream = await self.opened(store)

@@ -39,8 +39,8 @@ class Ticker:
     """Calls `tick` of each connection when it is due.
 
     Invariants:
-        I1. A connection is filed in the slot that its `slot` names, and in no other: there `discard` would not find
-            it, and the task would work off that slot without end.
+        I1. A connection is filed only in the slot that its `slot` names. In any other one `discard` would not find it,
+            and the task would process that slot without end.
 
     Args:
         background: runs the task, while there are connections.
@@ -62,8 +62,8 @@ class Ticker:
         return sum(map(len, self._slots.values()))
 
     def add(self, timed: Timed, due: float) -> None:
-        """File a connection, by the monotonic clock; one that is filed already is moved."""
-        if timed.slot >= 0:  # keeps I1: turns file themselves while they are called back
+        """File a connection under its due time, by the monotonic clock; move it if it is already filed."""
+        if timed.slot >= 0:  # keeps I1: `Turns` files itself while its own `tick` runs
             self.discard(timed)
         if not self._running:
             self._running = True
@@ -77,7 +77,7 @@ class Ticker:
         filed[timed] = None
 
     def take_over(self, other: Ticker) -> None:
-        """File here what is filed there; it is asked soon when it is due."""
+        """Move to this ticker all that is filed in another; each `tick` is called soon, and returns when it is due."""
         now = time.monotonic()
         for filed in tuple(other._slots.values()):
             for timed in tuple(filed):

@@ -171,7 +171,7 @@ async def replay() -> float:
         store = one._store
         assert isinstance(store, SQLiteStreamStore)
         await store.save_many(drafts)
-        await store.head("alice")  # opens the reading connection; that of the driver is open as well
+        await store.head("alice")  # opens the reading connection, as the bare driver's is open before it is measured
         started = cpu_seconds()
         left = EVENTS
         async for _ in one.subscribe("alice", "0"):

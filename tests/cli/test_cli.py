@@ -570,7 +570,7 @@ def test_feed_from_nowhere(tmp_path: Path) -> None:
 
 
 def fed_by(feed: IO[bytes], directory: Path) -> tuple[int, bytes]:
-    """The status and output of a command whose standard input is this one."""
+    """Run `notify push --stdin` with this file as its standard input; return its exit status and output."""
     with Fork("notify", "push", "--stdin", cwd=directory, stdin=feed, env=environment()) as process:
         out, _ = process.communicate(timeout=PATIENCE)
         return process.wait(), out
@@ -832,7 +832,7 @@ def test_full_disk_for_the_output(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert b"No space left" in complaint
     assert complaint.count(b"\n") == 1
-    # One of these is measured: what they run is the same.
+    # Coverage is measured for only one of these, since they run the same lines.
     for redirection, status, env in (
         (">&-", 0, environment()),
         ("2>&-", 0, untraced_environment()),

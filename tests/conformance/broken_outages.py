@@ -117,7 +117,7 @@ class Client(PlainStore):
 
 
 class StartsSlowly(Client):
-    """The first call takes longer than it may, as on a busy machine, and what it has stored is there."""
+    """The first save times out, as on a busy machine, although its event is stored."""
 
     is_first = True
 

@@ -1,7 +1,7 @@
 """`DispatchApp`s for Schemathesis to test, on all the stores that `NOTIFY_STORE` lists (`open_store`).
 
-Each request is answered by all of them, and they have to agree: each gets the same requests, so each answers with the
-same status and content type, and a body of the same form.
+Every request goes to all of them, and their answers have to agree: the same status and content type, and a body of the
+same shape.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def reports(request: Request, body: bytes) -> list[Report]:
     return []
 
 
-def made(place: Any) -> DispatchApp:
-    """An application on the store at a place, with everything around it."""
+def make_app(place: Any) -> DispatchApp:
+    """Return an application on the store at a place, with all the parts that it needs."""
     inbox = Inbox(Notifier(MemoryStreamStore()))
     dispatcher = Dispatcher(
         inbox,
@@ -63,11 +63,11 @@ def made(place: Any) -> DispatchApp:
     )
 
 
-apps = [made(place) for place in json.loads(os.environ["NOTIFY_STORE"])]
+apps = [make_app(place) for place in json.loads(os.environ["NOTIFY_STORE"])]
 
 
 async def answer(app: DispatchApp, scope: Any, request: list[Any]) -> list[Any]:
-    """Return what an application sends to a request that has arrived whole."""
+    """Return the messages with which an application answers a request that has arrived completely."""
     coming, sent = iter(request), list[Any]()
 
     async def receive() -> Any:
@@ -80,18 +80,18 @@ async def answer(app: DispatchApp, scope: Any, request: list[Any]) -> list[Any]:
     return sent
 
 
-def form(answer: list[Any]) -> Any:
-    """What applications agree about: status, content type and, if it is JSON, which members it has of which types."""
+def shape(answer: list[Any]) -> Any:
+    """Return what has to agree: status, content type, and the members of a JSON body and their types, or its size."""
     start, *rest = answer
     (kind,) = [value for name, value in start["headers"] if name == b"content-type"] or [b""]
     body = b"".join(each.get("body", b"") for each in rest)
-    return start["status"], kind, _form(json.loads(body)) if kind == b"application/json" else len(body)
+    return start["status"], kind, _shape(json.loads(body)) if kind == b"application/json" else len(body)
 
 
-def _form(value: Any) -> Any:
+def _shape(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _form(each) for name, each in value.items()}
-    return [*map(_form, value)] if isinstance(value, list) else type(value).__name__
+        return {name: _shape(each) for name, each in value.items()}
+    return [*map(_shape, value)] if isinstance(value, list) else type(value).__name__
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -103,7 +103,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     while request[-1].get("more_body"):
         request.append(await receive())
     answers = [await answer(each, scope, request) for each in apps]
-    forms = [form(each) for each in answers]
-    assert all(each == forms[0] for each in forms), (scope["method"], scope["path"], request, forms, answers)
+    shapes = [shape(each) for each in answers]
+    assert all(each == shapes[0] for each in shapes), (scope["method"], scope["path"], request, shapes, answers)
     for message in answers[0]:
         await send(message)

@@ -88,7 +88,7 @@ class FaultyProvider:
         self.act = act
 
     def pour(self, start: bytes, rest: bytes, size: int, pause: float | None = None) -> None:
-        """Answer with the start, and the rest again and again, so many bytes of it, perhaps with pauses in seconds."""
+        """Answer with `start`, then with `rest` repeatedly, `size` bytes in all, and after each a pause in seconds."""
 
         async def act(stream: anyio.abc.ByteStream) -> None:
             await stream.send(start)
@@ -234,9 +234,9 @@ async def test_it_answers_100_continue(kind: str, count: int, provider: FaultyPr
 
 @every
 async def test_it_answers_100_continue_without_end(kind: str, provider: FaultyProvider) -> None:
-    """That is no answer, also if more of it is always there: one channel reads it without a pause.
+    """That is not an answer, not even if there is always more of it to read: one channel reads it without pauses.
 
-    All of them use the same client, which would take all the time of a processor for each.
+    All channels use the same client, and without pauses each would keep a processor busy.
     """
     provider.pour(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 10**12, None if kind == "webhook" else 0.02)
     assert isinstance(await attempt(kind, provider, timeout=2.0), Ambiguous)

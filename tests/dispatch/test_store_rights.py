@@ -133,7 +133,7 @@ async def test_indexes_that_a_later_release_added(postgres: Server, caplog: pyte
 async def test_an_index_that_takes_too_long_after_one_that_did_not(
     postgres: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one stays, and the limit ends with the index: what follows may take as long as ever."""
+    """The first one stays, and the time limit covers only the indexes: later statements have none."""
     schema = fresh_schema()
     async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
         await first.prepare()
@@ -161,7 +161,7 @@ async def test_an_index_that_takes_too_long_after_one_that_did_not(
 
 
 async def test_an_index_that_was_not_completed(postgres: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """As CREATE INDEX CONCURRENTLY leaves it if it fails: it is named, once, and not taken for one that is used."""
+    """An index such as a failed CREATE INDEX CONCURRENTLY leaves is named in the log, once, as not valid."""
     schema = fresh_schema()
     async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
         await first.prepare()
@@ -180,7 +180,7 @@ async def test_an_index_that_was_not_completed(postgres: Server, caplog: pytest.
 
 
 async def test_indexes_that_take_longer_than_a_call_may(postgres: Server) -> None:
-    """A store whose calls have little time works without them, too."""
+    """A store with a short `timeout` works without them, too."""
     schema = fresh_schema()
     async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
         await first.prepare()

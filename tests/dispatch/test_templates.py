@@ -114,7 +114,7 @@ def test_sandbox_ends_what_would_not_end(files: Path, text: str, kind: str) -> N
     """Loops in loops, also without any text, recursion of loops and of macros."""
     (files / COMMENT / "sms.txt").write_text("{% block title %}x{% endblock %}")
     (files / COMMENT / f"sms.{kind}").write_text(f"{{% block title %}}{text}{{% endblock %}}")
-    is_measured = kind == "txt"  # the other runs the same
+    is_measured = kind == "txt"  # the other kind runs the same lines
     with (
         nullcontext() if is_measured else untraced(),
         pytest.raises(TemplateLimitError, match="100000 loop iterations and calls"),

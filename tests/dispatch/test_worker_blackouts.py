@@ -1,4 +1,4 @@
-"""Four workers whose database is unreachable for ten seconds, or their Redis with the counts of caps for some attempts.
+"""Four workers whose database is unreachable for ten seconds, or whose Redis for caps is unreachable for some attempts.
 
 They recover by themselves: nothing is lost, nothing is sent twice to a receiver that does not recognise repetitions,
 and an unknown outcome is recorded as unknown.
@@ -26,7 +26,7 @@ from tests.servers.redis import single
 from .dispatching import OPEN
 from .fake_http import FakeServer
 from .test_worker_kills import arrived
-from .working import Ahead, Workers, dispatcher
+from .working import SharedClock, Workers, dispatcher
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"]), pytest.mark.timeout(400)]
 
@@ -34,7 +34,7 @@ AWAY = 10.0
 """Seconds for which a server is gone: the subject of these tests, not a way to wait for something."""
 
 DUE = 100.0
-"""Seconds after which everything that was put off for want of counts is due."""
+"""Seconds after which every delivery that was put off because caps could not be counted is due."""
 
 COUNT = 120
 """Notifications that are submitted before."""
@@ -132,8 +132,8 @@ async def test_postgres_is_gone(how: str, own_postgres: Server, far_side: FakeSe
 
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 async def test_redis_that_counts_is_gone(how: str, tmp_path: Path, far_side: FakeServer, workers: Workers) -> None:
-    """Marketing waits until it is back, however often it is tried; what is not marketing is sent in the meantime."""
-    place, clock = json.dumps(["sqlite", str(tmp_path / "dispatch.db")]), Ahead(tmp_path / "clock")
+    """Marketing waits until Redis is back, however often it is tried; all else is sent in the meantime."""
+    place, clock = json.dumps(["sqlite", str(tmp_path / "dispatch.db")]), SharedClock(tmp_path / "clock")
     with single() as redis:
         more = {"caps": json.dumps(["redis", redis.url, "caps"]), "clock": str(clock.file)}
         async with dispatcher(place, far_side.url, **more) as found:
@@ -153,7 +153,7 @@ async def test_redis_that_counts_is_gone(how: str, tmp_path: Path, far_side: Fak
                 return all(each.state is State.ACCEPTED for report in reports for each in report)
 
             async def put_off() -> set[str]:
-                """What is open, if all of it was put off until later for want of counts."""
+                """Return the open notifications if all were put off because caps could not be counted, else none."""
                 rows = await found.stuck([each.name for each in OPEN], limit=1000)
                 now = clock.now()
                 for each in rows:
@@ -166,7 +166,7 @@ async def test_redis_that_counts_is_gone(how: str, tmp_path: Path, far_side: Fak
                 return await put_off() == {each.id for each in offers}
 
             async def is_over() -> bool:
-                if await put_off():  # also of a worker that has not noticed yet that it is back
+                if await put_off():  # perhaps by a worker that has not noticed yet that Redis is back
                     clock.advance(DUE)
                 return await is_settled(found)
 

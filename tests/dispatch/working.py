@@ -124,8 +124,8 @@ class Halting:
         return outcome
 
 
-class Ahead:
-    """A clock for several processes, which a test sets ahead of the system's; leases are measured by the system's."""
+class SharedClock:
+    """A clock that several processes share and a test sets ahead of the system's, which still measures the leases."""
 
     def __init__(self, file: Path | str) -> None:
         self.file = Path(file)
@@ -138,7 +138,7 @@ class Ahead:
         """Let time pass in all processes."""
         new = self.file.with_suffix(".new")
         new.write_text(str(self._seconds() + seconds))
-        new.replace(self.file)  # whole at any time
+        new.replace(self.file)  # atomic, so no process reads half of it
 
     def _seconds(self) -> float:
         return float(self.file.read_text()) if self.file.exists() else 0.0
@@ -150,11 +150,11 @@ async def dispatcher(
 ) -> AsyncIterator[Dispatcher]:
     """Yield a dispatcher on the store at a place, with a receiver at a URL, and a mail server at a port.
 
-    With `caps`, the place of another store, that one counts; with `clock`, the file of `Ahead`, so is the time. A third
-    value of a place in PostgreSQL is the URL of the Redis server that has the log.
+    With `caps`, the place of another store, that store counts for caps. With `clock`, the file of a `SharedClock`, that
+    clock gives the time. A third value of a place in PostgreSQL is the URL of the Redis server that has the log.
     """
     if clock:
-        options["clock"] = Ahead(clock).now
+        options["clock"] = SharedClock(clock).now
     kind, *rest = json.loads(place)
     log: Any
     if kind == "sqlite":

@@ -1,7 +1,7 @@
 """The demo, run as a separate process, as from a shell or on a build server.
 
-Its processes are real. It is itself a fork of a process that has imported what it needs, unless a test is about how a
-shell starts it.
+The processes that it starts are real. The demo itself is a fork of a process that has already imported what it needs,
+except where a test is about how a shell starts it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def started(*options: str, **more: Any) -> Fork:
-    """Start the demo, with files as its standard streams, or pipes."""
+    """Start the demo; its standard streams are the files that are given, or else pipes."""
     env = environment(PYTHONPATH=str(DEMO.parent), **more.pop("variables", {}))
     return Fork("demo", *options, env=env, **more)
 
@@ -228,7 +228,7 @@ def test_nothing_to_push() -> None:
 
 
 def test_no_standard_input() -> None:
-    """If standard input is closed, the sample feed is used, as it is by `test_by_itself` if it is empty."""
+    """If standard input is closed, the sample feed is used. `test_by_itself` covers an empty standard input."""
     script = 'exec "$0" "$@" --rate 0 --quiet <&-'
     done = subprocess.run(
         ["sh", "-c", script, *COMMAND],

@@ -43,7 +43,7 @@ for statements in sys.argv[2:]:
 
 
 def said_without(package: str, *statements: str) -> str:
-    """What programs say that use what needs a package which is not installed: each of them one line."""
+    """Run programs, one after another, as if this package were not installed; return what they print, a line each."""
     command = [sys.executable, "-c", WITHOUT, package, *statements]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 

@@ -91,7 +91,7 @@ TRACKERS: Mapping[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("tracker", "offline"),  # without a tracker, nobody is known to be absent
+    ("tracker", "offline"),  # without a tracker, no user is known to be absent
     [("no presence", "store"), *itertools.product(("presence at once", "presence"), ("store", "drop"))],
 )
 @pytest.mark.parametrize("store", STORES)

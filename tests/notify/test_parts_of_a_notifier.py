@@ -67,7 +67,7 @@ def test_what_is_no_router_among_them_is_refused(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("presence", "offline"),  # without presence, nobody is known to be absent
+    ("presence", "offline"),  # without presence, no user is known to be absent
     [(None, "store"), *((each, offline) for each in (MemoryPresence, SlowPresence) for offline in ("store", "drop"))],
 )
 @pytest.mark.parametrize("store", STORES)

@@ -62,7 +62,7 @@ IMPORTS = (
     "opentelemetry.sdk.metrics.export",
     "opentelemetry.sdk.trace.export.in_memory_span_exporter",
 )
-"""What takes long to import."""
+"""Modules that take long to import."""
 
 
 def run(script: str) -> Any:

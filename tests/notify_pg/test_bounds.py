@@ -181,7 +181,7 @@ async def test_cancelled_at_every_await(make: Make) -> None:
 async def test_ten_thousand_that_leave_at_once(make: Make, sql: asyncpg.Connection) -> None:
     """Ten thousand callers who are cancelled within a second use no connection beyond the pool, and leave none busy.
 
-    On a busy machine within some seconds: none of them may have an outcome before.
+    On a busy machine it takes some seconds. The long `timeout` is there because no call may end before it is cancelled.
     """
     store = await make(pool_size=5, timeout=60.0)
     await store.save(Event("alice", "n"))

@@ -50,7 +50,7 @@ def test_rows_become_a_page_whatever_their_order() -> None:
 async def test_what_the_driver_asks_is_asked_once(
     make: Make, sql: asyncpg.Connection, schema: str, pgbouncer: Bouncer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an array of numbers is, one connection of the process asks the server; of a type of one's own, each does."""
+    """One connection of a process asks the server about arrays of numbers; about a user-defined type, each one asks."""
     asked: list[int] = []
     ask = asyncpg.Connection._introspect_types
 
@@ -63,7 +63,7 @@ async def test_what_the_driver_asks_is_asked_once(
     await (await make()).save(Event("alice", "n"))
     before = len(asked)
     assert before
-    for where in (None, None, pgbouncer.dsn):  # behind a pooler statements have no names
+    for where in (None, None, pgbouncer.dsn):  # behind a pooler, statements are unnamed
         store = await make(where=where)
         event = await store.save(Event("alice", "n"))
         assert [*(await store.read("alice", event.prev, 10)).events] == [event]

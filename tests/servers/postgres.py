@@ -30,7 +30,7 @@ os.environ["PGSSLMODE"] = "disable"
 
 # Servers are killed here, but no machine loses its power: what was written is there without a sync, and no page is
 # torn. Nothing is vacuumed automatically: when that happens is a matter of chance, and each schema adds to its cost.
-# What a killed server leaves of its shared memory is a file in its own directory, which is removed.
+# A killed server leaves its dynamic shared memory behind: here as files in its own directory, which is removed.
 CONFIG = """
 listen_addresses = '127.0.0.1'
 fsync = off

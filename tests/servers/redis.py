@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def wait_for(check: Callable[[], object], what: str, within: float = PATIENCE) -> Any:
-    """Wait, in another process's time, until a check is true; as `tests.parts.until`, ever longer between two."""
+    """Wait for another process until a check is true, with growing pauses between checks, as `tests.parts.until`."""
     end = time.monotonic() + within
     pause = 0.01
     while True:

@@ -23,7 +23,7 @@ PATIENCE = 50.0
 """Seconds to wait for any condition: far more than needed."""
 
 MAY_FORK = "import warnings\nwarnings.filterwarnings('ignore', '.*use of fork', DeprecationWarning)\n"
-"""Warnings are errors, but for that of Python 3.12 and later about a fork beside threads, which is what is tested."""
+"""Warnings are errors, except the one of Python 3.12 and later about forking beside threads, which is tested here."""
 
 _numbers = itertools.count()
 
@@ -33,7 +33,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def script(directory: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, in a fork: it starts without the half second that an interpreter needs."""
+    """Run a script to its end, in a fork, which saves the half second that an interpreter takes to start."""
     name = f"script{next(_numbers)}"
     (directory / f"{name}.py").write_text(MAY_FORK + textwrap.dedent(source), encoding="utf-8")
     with Fork(name, cwd=directory, env=environment(), text=True) as process:
@@ -63,7 +63,7 @@ def background(directory: Path, *command: str, **variables: str) -> Iterator[sub
 
 @contextmanager
 def background_module(directory: Path, module: str, *arguments: str) -> Iterator[Fork]:
-    """The same for a module and its arguments, in a fork."""
+    """Run a module with arguments in a fork, and stop it at the end if it still runs."""
     with (directory / "log").open("w") as log, Path(os.devnull).open() as nothing:
         process = Fork(
             module, *arguments, cwd=directory, env=environment(), stdin=nothing, stdout=log, stderr=log, strict=False
@@ -74,7 +74,7 @@ def background_module(directory: Path, module: str, *arguments: str) -> Iterator
 
 @contextmanager
 def ended(process: subprocess.Popen[str] | Fork) -> Iterator[None]:
-    """Kill the process and what it has started at the end, if it still runs."""
+    """At the end, kill the process and those that it has started, if it still runs."""
     try:
         yield
     finally:

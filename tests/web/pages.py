@@ -16,11 +16,11 @@ CLIENT = ROOT / "notify" / "web" / "client"
 SCREENSHOTS = ROOT / "test-output" / "screenshots"
 """Kept after a run, so that they can be looked at."""
 
-FEATURES = [
-    # Each window has two more pages for what its address bar may show, and each profile a process that waits for a
+DISABLED_FEATURES = [
+    # Each window has two extra pages for the pop-ups of its address bar, and each profile a spare process for its next
     # page. Together they take a third of the processor time of a test.
     "WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "SpareRendererForSitePerProcess",
-    # What Playwright disables: of two such lists Chromium takes the second one alone.
+    # Those that Playwright disables: if there are two such lists, Chromium uses only the second.
     "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose",
     "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay", "MediaRouter", "NetworkTimeServiceQuerying",
     "OptimizationHints", "PaintHolding", "PreconnectToSearch", "ThirdPartyStoragePartitioning",
@@ -30,9 +30,9 @@ FEATURES = [
 ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-gpu", "--disable-software-rasterizer",
-    f"--disable-features={','.join(FEATURES)}",
+    f"--disable-features={','.join(DISABLED_FEATURES)}",
 ]  # fmt: skip
-"""Without a GPU, and without the emulation of one, which takes more time than to draw the pages."""
+"""Without a GPU, and without emulating one, which takes more time than drawing the pages."""
 
 PATIENCE = 30_000
 """Milliseconds within which everything in a browser has to happen, on a busy machine."""

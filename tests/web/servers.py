@@ -161,9 +161,9 @@ class WebServer:
     def start(self) -> Self:
         """Start it, and return once it answers.
 
-        It is a fork of a process that has imported the library; workers that it starts may be new interpreters. In a
-        session of its own: a signal that the tests send goes to the process that an operator would signal, and what is
-        left at the end is ended by its group.
+        It is a fork of a process that has imported the library; workers that it starts may be new interpreters. It has
+        its own session, so that a signal from a test goes to the process that an operator would signal, and what is
+        left at the end can be killed as a group.
         """
         with self._log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             _, module, *arguments = self._command

@@ -355,7 +355,7 @@ class DjangoSession(SessionBase):
 
 def test_a_session_of_django() -> None:
     """Its contents, and so the id, survive the new key that a login gives it; a logout flushes them."""
-    assert django  # configures it
+    assert django  # importing this module has configured Django
     session = DjangoSession()
     made = session_id(session)
     session.cycle_key()  # login

@@ -506,7 +506,7 @@ async def test_names_like_those_of_public_files(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize("event", ["the client leaves", "the server shuts down"])
 async def test_a_change_while_its_client_is_being_authenticated(site: Site, event: str) -> None:
-    """What has arrived whole is carried out: a page that marks an item and then goes to it gives up its request."""
+    """A complete request is carried out: a page that marks an item and then navigates to it abandons its request."""
     item = await site.send()
     entered, released, left = anyio.Event(), anyio.Event(), anyio.Event()
 

@@ -491,7 +491,7 @@ async def test_a_turn_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.anyio
 async def test_turns_that_run_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the log is slow while many clients reconnect: those who wait have theirs, and nothing stays filed."""
+    """As when many clients reconnect while the log is slow: those that wait get turns, and nothing stays filed."""
     monkeypatch.setattr("notify.web._limits.HOLD", 0.3)
     background = Background("test")
     ticker, turns, beat = Ticker(background, 0.5), Turns(2), Due()
@@ -576,7 +576,7 @@ async def test_many_that_are_due_at_once_let_others_run() -> None:
 
 
 class Refiled(Due):
-    """Files itself while it is called back, as turns do."""
+    """Files itself while its own `tick` runs, as `Turns` does."""
 
     def __init__(self, ticker: Ticker, *times: float) -> None:
         super().__init__(*times)
@@ -589,7 +589,7 @@ class Refiled(Due):
 
 @pytest.mark.anyio
 async def test_what_is_filed_again_is_filed_once() -> None:
-    """Where it was filed last; nothing is left where it was before, which would be worked off without end."""
+    """It is filed only where it was filed last: an entry left in its old slot would be processed without end."""
     background = Background("test")
     ticker, began = Ticker(background, 0.5), time.monotonic()
     refiled, moved, other = Refiled(ticker, began + 3600), Due(), Due()

@@ -20,7 +20,7 @@ from tests.parts import BatchStore, until, untraced
 pytestmark = pytest.mark.anyio
 
 MANY = {"asyncio": 10_000, "trio": 2_000}
-"""Connections under each event loop: thousands under that of almost all servers, and enough to see a difference."""
+"""Connections by event loop: most under asyncio, which almost all servers use; under trio, enough to see a fault."""
 
 OURS = ("Session", "Subscription", "FrameFeed", "TaskWatch", "GroupWatch", "Entrance", "CallbackStream", "Client")
 

@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[Page]:
-    """An empty tab of a profile of the test's own."""
+    """An empty tab in a browser profile of its own."""
     tab = browser.new_page()
     yield tab
     tab.close()
@@ -143,7 +143,7 @@ def test_the_rule_of_who_may_follow() -> None:
             for topic, status in (("blog:tech", 200), ("bob", 403), ("blog:tech\u00e9", 403)):
                 assert (await client.post("/follow", json={"topic": topic})).status_code == status
 
-    with ThreadPoolExecutor(1) as thread:  # in this one, the browser's driver may have an event loop
+    with ThreadPoolExecutor(1) as thread:  # the browser's driver may be running an event loop in the test's thread
         thread.submit(anyio.run, follow).result()
 
 

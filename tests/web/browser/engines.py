@@ -72,7 +72,7 @@ def launched(name: str) -> Iterator[Engine]:
 
 
 def chromium_of(context: BrowserContext) -> Engine:
-    """Wrap a profile of a Chromium that is running."""
+    """Wrap a profile of a running Chromium."""
 
     class ChromiumTab:
         def __init__(self) -> None:

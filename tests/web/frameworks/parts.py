@@ -1,6 +1,6 @@
 """What the applications of `tests.web.applications` share.
 
-Each framework has a module of its own: a server process imports the one that it serves, and to import all of them
+Each framework has its own module, so that a server process imports only the one that it serves: importing all of them
 takes a second.
 """
 
@@ -19,7 +19,7 @@ SSE = "text/event-stream"
 
 
 async def frames(notifier: Notifier, user: str) -> AsyncIterator[str]:
-    """The loop that people write."""
+    """The loop that applications write."""
     async for event in notifier.subscribe(user, "0"):
         yield f"data: {json.dumps(event.payload)}\n\n"
 

@@ -17,7 +17,7 @@ from tests.web.frameworks import parts
 
 
 class PassThrough(BaseHTTPMiddleware):
-    """What people write: a middleware that adds a header."""
+    """A typical middleware of an application: it adds a header."""
 
     async def dispatch(self, request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
