@@ -88,7 +88,7 @@ quick: $(VENV)/.ready ## the tests that need neither servers nor many processes:
 	PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY) $(BIN)/python -m pytest -q -n 5 --dist worksteal $(KEEP_FAILED) \
 		-m "not slow" -k "$(QUICK)" $(NEED_SERVERS:%=--ignore=%) $(TAKE_LONG:%=--ignore=%)
 
-test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; less than half an hour
+test: $(VENV)/.ready servers ## every test on every backend, with branch coverage; about twenty minutes on two cores
 	@$(BIN)/coverage erase
 	PYTEST_DEBUG_TEMPROOT=$(MAY_START) $(ROOMY:%=TMPDIR=%) $(BIN)/coverage run -m pytest $(KEEP_FAILED) -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 	@$(MAKE) --no-print-directory covered

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.longest import LONGEST
-from tests.measured import MEASURED_IN_PART, MEASURED_UNDER_TRIO, UNMEASURED
+from tests.measured import MEASURED_UNDER_TRIO, UNMEASURED
 from tests.parts import untraced
 
 # Where CI is set, pytest explains a failed comparison with the whole difference, which takes minutes for thousands of
@@ -48,7 +48,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 _HERE = Path(__file__).parent
 _PLACES = {_HERE / name: place for place, name in enumerate(LONGEST)}
 _UNMEASURED = {_HERE / name for name in UNMEASURED}
-_IN_PART = {_HERE / name: set(tests) for name, tests in MEASURED_IN_PART.items()}
 _UNDER_TRIO = {_HERE / name for name in MEASURED_UNDER_TRIO}
 _COVERAGE = sys.gettrace() if type(sys.gettrace()).__module__.startswith("coverage") else None
 """What measures coverage, if anything does: all that runs in the same thread then takes twice as long."""
@@ -105,10 +104,9 @@ def _measuring(item: pytest.Item, *, is_test: bool = False) -> Iterator[None]:
 
 
 def _is_unmeasured(item: pytest.Item) -> bool:
-    """Whether `UNMEASURED` lists its file or a directory above, or `MEASURED_IN_PART` its file but not the test."""
-    if item.path in _IN_PART:
-        return _IN_PART[item.path].isdisjoint((item.name, getattr(item, "originalname", item.name)))
-    return not _UNMEASURED.isdisjoint((item.path, *item.path.parents))
+    """Whether `UNMEASURED` lists the test, its file or one of its directories."""
+    test = item.path.with_name(f"{item.path.name}::{getattr(item, 'originalname', item.name)}")
+    return not _UNMEASURED.isdisjoint((test, item.path, *item.path.parents))
 
 
 def _repeats(item: pytest.Item) -> bool:

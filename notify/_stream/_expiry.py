@@ -38,14 +38,12 @@ class Expiring(Protocol):
         """End the stream; never waits."""
 
 
-def moment_of(expires_at: object) -> float | None:
-    """Return seconds since 1970, or None for None.
+def moment_of(expires_at: object) -> float:
+    """Return seconds since 1970.
 
     Raises:
         UsageError: not a datetime with a time zone.
     """
-    if expires_at is None:
-        return None
     if not isinstance(expires_at, datetime) or expires_at.utcoffset() is None:
         raise UsageError(
             "expires_at must be a datetime with a time zone, for example datetime.now(UTC) + timedelta(hours=1), "
