@@ -88,10 +88,11 @@ class PostgresDispatchSchema:
             await connection.fetchval("SELECT pg_advisory_xact_lock($1)", self._names.lock)
             if missing := await self._missing(connection):
                 await self._create(connection, missing)
-        elif await self._missing_indexes(connection) and await connection.fetchval(
-            "SELECT pg_try_advisory_xact_lock($1)", self._names.lock
-        ):  # else another process adds them
+        elif not await self._missing_indexes(connection):
+            self._outdated.recovered()
+        elif await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", self._names.lock):
             await self._add_indexes(connection, await self._missing_indexes(connection))
+        # else another process adds them
         return True
 
     def script(self) -> str:

@@ -130,6 +130,27 @@ async def test_indexes_that_a_later_release_added(postgres: Server, caplog: pyte
         await connection.close()
 
 
+async def test_indexes_that_their_owner_adds(postgres: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A process that works without them says so, once, as soon as it sees that they are there."""
+    schema = fresh_schema()
+    async with PostgresDispatchStore(postgres.dsn, schema=schema) as first:
+        await first.prepare()
+    connection = await asyncpg.connect(postgres.dsn)
+    try:
+        await drop_indexes(connection, schema)
+        async with role(postgres, schema) as app, PostgresDispatchStore(app.dsn, schema=schema) as used:
+            assert [each.levelname for each in caplog.records] == ["WARNING"]
+            async with PostgresDispatchStore(postgres.dsn, schema=schema):
+                assert await lacking(connection, schema) == set()
+            for _ in range(2):
+                await used.prepare()
+        assert [each.getMessage() for each in caplog.records[1:]] == [
+            f"the tables of deliveries in schema {schema} have all their indexes"
+        ]
+    finally:
+        await connection.close()
+
+
 async def test_an_index_that_takes_too_long_after_one_that_did_not(
     postgres: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
