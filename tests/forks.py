@@ -270,11 +270,13 @@ def become(order: Order) -> None:
 
 def main() -> None:
     """Serve orders; in a fork, run what was ordered."""
-    _, orders, *imports = sys.argv
+    _, number, *imports = sys.argv
     for name in (*IMPORTED, *imports):
         importlib.import_module(name)
     gc.freeze()
-    if order := serve(socket.socket(fileno=int(orders))):
+    with socket.socket(fileno=int(number)) as orders:
+        order = serve(orders)
+    if order:
         become(order)
 
 
