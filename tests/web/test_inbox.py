@@ -504,6 +504,12 @@ async def test_names_like_those_of_public_files(site: Site, path: str) -> None:
         assert (await client.delete(path)).status_code == 200
 
 
+MARK = {
+    "type": "http", "method": "POST", "path": "/inbox/mark", "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("event", ["the client leaves", "the server shuts down"])
 async def test_a_change_while_its_client_is_being_authenticated(site: Site, event: str) -> None:
     """A complete request is carried out: a page that marks an item and then navigates to it abandons its request."""
@@ -521,7 +527,7 @@ async def test_a_change_while_its_client_is_being_authenticated(site: Site, even
     sent: list[Any] = []
 
     async def receive() -> Any:
-        if not arriving:
+        if not arriving or left.is_set():  # uvicorn, too, drops what has arrived
             await left.wait()
             return {"type": "http.disconnect"}
         return arriving.pop()
@@ -529,13 +535,10 @@ async def test_a_change_while_its_client_is_being_authenticated(site: Site, even
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/inbox/mark", "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-    }  # fmt: skip
     async with anyio.create_task_group() as group:
-        group.start_soon(app, scope, receive, send)
+        group.start_soon(app, MARK, receive, send)
         await entered.wait()
+        await anyio.wait_all_tasks_blocked()
         if event == "the client leaves":
             left.set()
         else:
@@ -544,6 +547,37 @@ async def test_a_change_while_its_client_is_being_authenticated(site: Site, even
         released.set()
     assert sent[0]["status"] == 200
     assert (await site.inbox.counts("alice")).unread == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_body_that_comes_in_pieces(site: Site, pieces: int) -> None:
+    """Before and after its client is known; what `receive` of a server raises is raised as it is."""
+    item, known, sent = await site.send(), anyio.Event(), list[Any]()
+    body = json.dumps({"state": "read", "ids": [item.id]}).encode()
+    size = -(-len(body) // pieces)
+    arriving = [body[start : start + size] for start in range(0, len(body), size)]
+
+    async def slowly(request: Request) -> Identity:
+        await known.wait()
+        return Identity("alice")
+
+    async def receive() -> Any:
+        await anyio.lowlevel.checkpoint()
+        return {"type": "http.request", "body": arriving.pop(0), "more_body": bool(arriving)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = NotifyApp(site.notifier, slowly, inbox=site.inbox)
+    async with anyio.create_task_group() as group:
+        group.start_soon(app, MARK, receive, send)
+        await anyio.wait_all_tasks_blocked()
+        assert len(arriving) == pieces - 1
+        known.set()
+    assert sent[0]["status"] == 200
+    assert (await site.inbox.counts("alice")).unread == 0
+    with pytest.raises(IndexError):
+        await app(MARK, receive, send)
 
 
 async def test_closed(site: Site) -> None:
