@@ -29,6 +29,7 @@ from ._reply import WebError as WebError
 from ._reply import error_value as error_value
 from ._reply import is_closed as is_closed
 from ._reply import log_gone as log_gone
+from ._reply import read_ahead as read_ahead
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
 from ._reply import send_part as send_part
@@ -77,6 +78,7 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "log_gone",
     "parsed",
     "parsed_json",
+    "read_ahead",
     "read_body",
     "read_object",
     "reply_to",

@@ -193,6 +193,26 @@ async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
     raise WebError(408, "too_slow", f"the body of the request was not complete after {seconds:g} s")
 
 
+async def read_ahead(receive: Receive, limit: int, seconds: float) -> Receive:
+    """Read the body of a request whose client is not known yet; return what yields it later, or raises its WebError.
+
+    A server may drop a body that has arrived completely if the client has left before it is first asked for (uvicorn
+    does). A page that marks an item and navigates away would lose the change while its session is looked up.
+    """
+    body, refusal = b"", None
+    try:
+        body = await read_body(receive, limit, seconds)
+    except WebError as error:
+        refusal = error
+
+    async def receive_whole() -> Message:
+        if refusal is not None:
+            raise refusal
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_whole
+
+
 async def _whole_body(receive: Receive, limit: int) -> bytes:
     body = bytearray()
     while True:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from notify import UsageError
-from notify._asgi import Reply, Request, WebError, read_object
+from notify._asgi import Reply, Request, WebError, read_ahead, read_object
 
 from ._app_site import DispatchSite, Receive, asked, members_of, text_of
 from ._zones import check_zone
@@ -77,6 +77,7 @@ async def vapid_key(site: DispatchSite, request: Request, receive: Receive, name
 
 async def subscribe(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve POST /push/subscribe."""
+    receive = await read_ahead(receive, site.max_body, site.timeout)
     owner = await owner_of(site, request)
     keys = _vapid_keys(site)
     found = await read_object(request, receive, site.max_body, site.timeout)
@@ -92,6 +93,7 @@ async def subscribe(site: DispatchSite, request: Request, receive: Receive, name
 
 async def register(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve POST /devices."""
+    receive = await read_ahead(receive, site.max_body, site.timeout)
     owner = await owner_of(site, request)
     found = await read_object(request, receive, site.max_body, site.timeout)
     members_of(found, CODE, ("kind", "platform", "tz"), ("channel", "address"))

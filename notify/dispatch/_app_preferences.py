@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from notify import NotifyError, UsageError
-from notify._asgi import Reply, Request, WebError, parsed_json, read_body
+from notify._asgi import Reply, Request, WebError, parsed_json, read_ahead, read_body
 
 from ._app_site import DispatchSite, Receive, log_failure
 from ._planning import known
@@ -26,6 +26,7 @@ async def read(site: DispatchSite, request: Request, receive: Receive, names: Ma
 
 async def patch(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve PATCH /preferences."""
+    receive = await read_ahead(receive, site.max_body, site.timeout)
     identity = await site.identification.identify(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in KINDS:

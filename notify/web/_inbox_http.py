@@ -6,14 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import anyio
-
-from notify._asgi import JSON_HEADERS, Message, Receive, Reply, Request, Send, WebError, read_object
+from notify._asgi import JSON_HEADERS, Receive, Reply, Request, Send, WebError, read_ahead, read_object
 
 from ._inbox import inbox_of, perform
 from ._routing import route_of
 from ._site import Site
-from ._watch import Watch, watch
 
 _NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 _ONCE: Final = ("before", "limit", "state", "group")
@@ -71,45 +68,17 @@ async def _serve(site: Site, request: Request, send: Send, name: str, source: Ma
         request: of the client.
         send: of the request.
         name: of the operation.
-        source: the members, or where their JSON is received from.
+        source: the members, or where their JSON is received from, once the client is known.
     """
     inbox_of(site)
     assert site.authentication is not None  # an application that has routes authenticates
-    if isinstance(source, Mapping):
-        identity, members = await site.authentication.identify(request), source
-    else:
-        body = _EarlyBody(source)
-        async with watch(body.ask):
-            identity = await site.authentication.identify(request)
-            members = await read_object(request, body.receive, site.options.max_body, site.options.send_timeout)
-    answer = await perform(site, identity, name, members)
-    await Reply(200, answer, JSON_HEADERS).send(send, request.response_headers)
-
-
-class _EarlyBody:
-    """Asks for the first part of a body, usually all of it, while the client is being authenticated.
-
-    uvicorn drops what has arrived once the client has left, as a page does that marks an item and then navigates to it.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._first: Message | Exception | None = None
-        self._has_come = anyio.Event()
-
-    async def ask(self, _: Watch) -> None:
-        try:
-            self._first = await self._receive()
-        except Exception as error:  # for `receive` to raise
-            self._first = error
-        self._has_come.set()
-
-    async def receive(self) -> Message:
-        await self._has_come.wait()
-        first, self._first = self._first, None
-        if isinstance(first, Exception):
-            raise first
-        return await self._receive() if first is None else first
+    bounds = site.options.max_body, site.options.send_timeout
+    if not isinstance(source, Mapping):
+        source = await read_ahead(source, *bounds)
+    identity = await site.authentication.identify(request)
+    members = source if isinstance(source, Mapping) else await read_object(request, source, *bounds)
+    body = await perform(site, identity, name, members)
+    await Reply(200, body, JSON_HEADERS).send(send, request.response_headers)
 
 
 def listing_members(request: Request) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from functools import reduce
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 from notify import BackendUnavailableError
+from notify.dispatch import DispatchApp
 from tests.dispatch.app import refused, serving
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +67,43 @@ async def test_what_preferences_cannot_say_is_refused(patch: Any) -> None:
     async with serving() as site, site.client("alice") as client:
         refused(await client.patch("preferences", json=patch), 422, "invalid_preferences")
         assert not await site.store.preferences(["alice"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/preferences", {"channels": {"fcm": False}}),
+        ("POST", "/devices", {"channel": "fcm", "address": "token"}),
+    ],
+)
+async def test_a_client_that_leaves_while_it_is_authenticated(method: str, path: str, body: Any) -> None:
+    """A complete request is carried out; a server may drop the body that it has once the client has left."""
+    arriving = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    left = anyio.Event()
+    sent: list[Any] = []
+
+    async def authenticate(request: Any) -> str:
+        left.set()
+        await anyio.lowlevel.checkpoint()
+        return "alice"
+
+    async def receive() -> Any:
+        if arriving and not left.is_set():
+            return arriving.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+    async with serving() as site:
+        await DispatchApp(site.dispatcher, authenticate)(scope, receive, send)
+        assert sent[0]["status"] in (200, 201)
+        assert await site.store.preferences(["alice"]) or await site.store.endpoints(["alice"])
 
 
 @pytest.mark.parametrize("is_away", [False, True])

@@ -167,7 +167,7 @@ async def test_the_end_of_a_process(framework: str, kind: str, tmp_path: Path) -
                 await client.read_all()
                 assert client.complete
                 assert json.loads(client.frames[-1].data)["reason"] == "shutdown"
-    assert seconds < 20  # no server waits for its own limit of a stream
+    assert seconds < 10  # no server waits for its own limit of a stream
 
 
 @pytest.mark.parametrize(("framework", "kind"), [("django", "daphne"), ("django", "hypercorn"), ("quart", "hypercorn")])
@@ -180,4 +180,4 @@ async def test_the_end_where_responses_are_cancelled(framework: str, kind: str, 
             seconds = await anyio.to_thread.run_sync(running.stop)
             await client.read_all()
             assert client.closed or client.complete
-    assert seconds < 20
+    assert seconds < 10
