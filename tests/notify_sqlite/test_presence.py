@@ -220,7 +220,9 @@ async def test_nobody_registered_costs_nothing(path: Path) -> None:
             assert file.execute("PRAGMA data_version").fetchone() == (version,)
         await tracker.register("alice")
         await anyio.sleep(0.3)
-        assert await is_there(other, "alice")
+        with anyio.fail_after(10):  # a busy machine may renew late; what nothing renews does not return
+            while not await is_there(other, "alice"):  # noqa: ASYNC110 - nothing says when
+                await anyio.sleep(0.01)
 
 
 async def test_one_file_for_everything(path: Path) -> None:

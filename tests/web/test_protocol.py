@@ -402,7 +402,7 @@ async def test_client_cut_at_any_byte(follow: Callable[..., Any]) -> None:
             cut_place = "{}:{}".format(*server.sockets[0].getsockname())
             reader = Reader(follow(f"http://{cut_place}/stream", "0", quick))
             await reader.until(lambda: len(reader.of("message")) >= 40)
-            await notifier.disconnect("alice")
+            await reader.ended(lambda: notifier.disconnect("alice"))  # it may be between two connections
     assert [event["id"] for event in reader.of("message")] == pushed
 
 
