@@ -70,8 +70,6 @@ class Reading:
             raise WebError(400, "invalid_position", str(error)) from error
         self._is_live = self._has_started = False
         self._cursor = next_cursor(request.query.get("cursor", ""), time.time(), random.randint(1, _CURSOR_JITTER))
-        if self.live and site.closing.begun:
-            raise WebError(503, "shutting_down", "the server is shutting down: try again")
         if self.live and site.limits.is_full:
             raise WebError(503, "overloaded", "too many live reads are open: try again later")
 
