@@ -6,6 +6,7 @@ same shape.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ def make_app(place: Any) -> DispatchApp:
 
 
 apps = [make_app(place) for place in json.loads(os.environ["NOTIFY_STORE"])]
+turns = itertools.cycle(range(len(apps)))
 
 
 async def answer(app: DispatchApp, scope: Any, request: list[Any]) -> list[Any]:
@@ -95,7 +97,7 @@ def _shape(value: Any) -> Any:
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer as the first application does, if all others agree."""
+    """Answer as one application does, another each time, if all agree."""
     if scope["type"] != "http":
         await apps[0](scope, receive, send)
         return
@@ -105,5 +107,5 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     answers = [await answer(each, scope, request) for each in apps]
     shapes = [shape(each) for each in answers]
     assert all(each == shapes[0] for each in shapes), (scope["method"], scope["path"], request, shapes, answers)
-    for message in answers[0]:
+    for message in answers[next(turns)]:
         await send(message)
