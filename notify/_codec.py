@@ -54,7 +54,8 @@ def encode_payload(payload: object) -> bytes:
     try:
         return "".join(_encode(payload, 0)).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEventError(f"the payload is not a JSON value: {error}") from error
+        remedy = "; the dumps= of a Notifier encodes other types" if isinstance(error, TypeError) else ""
+        raise InvalidEventError(f"the payload is not a JSON value: {error}{remedy}") from error
 
 
 def dump(dumps: Callable[[Any], bytes | str], payload: object) -> bytes:

@@ -190,3 +190,12 @@ def test_any_bytes_are_judged_as_strictly_as_what_the_library_encodes(data: byte
             check_json(data, "it")
     else:
         check_json(data, "it")
+
+
+@pytest.mark.parametrize(("payload", "is_a_type"), [(datetime.now(UTC), True), (float("nan"), False)])
+async def test_the_remedy_is_named(payload: object, is_a_type: bool) -> None:
+    """A value of a type that JSON does not have can be pushed with dumps=; a number that it does not have cannot."""
+    async with Notifier(MemoryStore()) as notifier:
+        with pytest.raises(InvalidEventError) as caught:
+            await notifier.push("alice", "t", payload)
+    assert ("the dumps= of a Notifier" in str(caught.value)) is is_a_type
