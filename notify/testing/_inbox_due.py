@@ -113,6 +113,10 @@ class InboxDueTests(InboxTests[InboxStoreT]):
         assert await self.states(store, "alice") == {event.id: "unseen" for event in sent}
         await self.send(store, "alice", "late", group="g", expires=1)
         assert await self.states(store, "alice") == {sent[0].id: "unseen"}
+        # one after the other, although they come together: the first of the group has displaced another by then
+        batch = [item("alice", group="g"), item("alice"), item("alice", group="g", expires=1)]
+        kept = (await self.send_all(store, batch))[1]
+        assert await self.states(store, "alice") == {kept.id: "unseen"}
 
     async def test_unread_items_are_kept(self, store: InboxStore) -> None:
         """With `keep_unread` the oldest read one gives way, an unread one only beyond ten times `max_items`."""

@@ -38,6 +38,8 @@ DECLARE
     v_now bigint;
     v_horizon bigint;
     v_first integer := 1;
+    v_stops integer[] := '{}';
+    k integer;
 BEGIN
     -- No id at or below one that the inbox has seen, even if the log was lost. Logs are locked in the order of saves.
     v_floor := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint << 20;
@@ -85,14 +87,26 @@ BEGIN
                 RETURN;
             END IF;
         END IF;
-        FOR k IN 1 .. coalesce(cardinality(p_changes), 0) LOOP
-            CONTINUE WHEN p_changes[k] IS NULL OR v_ids[k] IS NULL;
+        IF p_changes IS NOT NULL OR p_topics IS NOT NULL THEN
+            -- Alone: changes, and an item of a group that is due on arrival. It only removes the one before it in its
+            -- group, for which another has had to go by then.
+            SELECT coalesce(array_agg(d.n::integer ORDER BY d.n), '{}') INTO v_stops
+                FROM unnest(p_changes, p_topics, p_expiries) WITH ORDINALITY AS d (change, topic, expiry, n)
+                WHERE d.change IS NOT NULL OR (d.topic IS NOT NULL AND d.expiry BETWEEN 0 AND v_now);
+        END IF;
+        FOREACH k IN ARRAY v_stops LOOP
+            CONTINUE WHEN v_ids[k] IS NULL;
             IF k > v_first THEN
                 PERFORM {inbox_items}(v_first, k - 1, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
                     p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
             END IF;
-            PERFORM {inbox_apply}(p_users[k], v_ids[k], p_changes[k]::jsonb, v_now, v_horizon, p_max_items,
-                p_keep_unread);
+            IF p_changes[k] IS NULL THEN
+                PERFORM {inbox_items}(k, k, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
+                    p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
+            ELSE
+                PERFORM {inbox_apply}(p_users[k], v_ids[k], p_changes[k]::jsonb, v_now, v_horizon, p_max_items,
+                    p_keep_unread);
+            END IF;
             v_first := k + 1;
         END LOOP;
         IF v_first <= v_count THEN
