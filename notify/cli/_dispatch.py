@@ -23,6 +23,7 @@ import anyio
 from ..errors import UsageError
 from ._console import first_signal, payload_of, printable, report, say
 from ._inbox import Adding
+from ._urls import missing_extra
 
 if TYPE_CHECKING:
     from ..dispatch import Dispatcher
@@ -209,11 +210,18 @@ async def release(options: argparse.Namespace) -> int:
 
 
 async def keys(options: argparse.Namespace) -> int:
-    """Make a key for web push."""
+    """Make a key for web push.
+
+    Raises:
+        MissingError: the extra `webpush` is not installed.
+    """
     from ..dispatch.channels import WebPushChannel, generate_vapid_key
 
-    private = generate_vapid_key()
-    channel = WebPushChannel(private, subject="mailto:operator@example.com")
+    try:
+        private = generate_vapid_key()
+        channel = WebPushChannel(private, subject="mailto:operator@example.com")
+    except UsageError as error:  # not for its arguments, which are valid
+        raise missing_extra("keys", "webpush", error.__cause__) from error
     say(f"private {private}")
     say(f"public {channel.public_key}")
     return 0

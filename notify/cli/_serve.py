@@ -26,7 +26,7 @@ from ..inbox import Inbox, InboxStore
 from ._console import first_signal, say
 from ._opening import entered
 from ._tokens import check_secret, sign, verify
-from ._urls import MissingError, redact
+from ._urls import missing_extra, redact
 
 if TYPE_CHECKING:
     from ..web import Identity, Request
@@ -109,9 +109,7 @@ def load(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingError(
-            f"serve needs the extra serve: python -m pip install 'notify-streams[serve]' ({error})"
-        ) from error
+        raise missing_extra("serve", "serve", error) from error
 
 
 # -- authentication ------------------------------------------------------------------------------------------------

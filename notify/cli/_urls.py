@@ -39,7 +39,12 @@ _SECRET = re.compile(r"(password=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class MissingError(NotifyError):
-    """The driver is not installed, or there is no store yet."""
+    """A package is not installed, or there is no store yet."""
+
+
+def missing_extra(command: str, extra: str, error: BaseException | None) -> MissingError:
+    """Return the error of a command whose extra is not installed, as `error` shows."""
+    return MissingError(f"{command} needs the extra {extra}: python -m pip install 'notify-streams[{extra}]' ({error})")
 
 
 def redact(text: str) -> str:

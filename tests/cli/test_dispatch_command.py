@@ -266,6 +266,16 @@ def test_keys_are_a_pair(shop: Path) -> None:
     assert WebPushChannel(private, subject="mailto:operator@example.com").public_key == public
 
 
+def test_keys_without_their_extra(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with every command: status 1, because the command line is right, and a line that says what to install."""
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    done = called(shop, "dispatch", "keys")
+    assert (done.status, done.out) == (1, "")
+    install = "python -m pip install 'notify-streams[webpush]'"
+    assert done.err.startswith(f"notify: keys needs the extra webpush: {install} (import of cryptography")
+    assert done.err.count("\n") == 1
+
+
 def test_action_is_required(shop: Path) -> None:
     """Without an action the error names them."""
     done = notify(shop, "dispatch")
