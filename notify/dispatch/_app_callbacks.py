@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from notify import BackendError
 from notify._asgi import Reply, Request, WebError, read_body
 
-from ._app_site import DispatchSite, Receive, awaited, log_failure
+from ._app_site import DispatchSite, Receive, called, log_failure
 from ._report import Report
 
 
@@ -19,7 +19,7 @@ async def callback(site: DispatchSite, request: Request, receive: Receive, names
         raise WebError(404, "not_found", "there is nothing at this path: callbacks= has no such name")
     body = await read_body(receive, site.max_body, site.timeout)
     try:
-        found = await awaited(read(request, body))
+        found = await called(read, request, body)
         reports = None if found is None else [_checked(each) for each in found]
     except BackendError:
         raise

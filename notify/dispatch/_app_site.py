@@ -8,9 +8,12 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iter
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import anyio
+
 from notify import UsageError
-from notify._asgi import CrossSiteRules, Identification, Identity, Reply, Request, WebError
+from notify._asgi import WITHIN, CrossSiteRules, Identification, Identity, Reply, Request, WebError
 from notify._asgi import Receive as Receive
+from notify.adapters import without_stray_cancellation
 
 from ._channel_log import place_of
 from ._checks import check_name
@@ -67,9 +70,20 @@ Handler: TypeAlias = Callable[[DispatchSite, Request, Receive, Mapping[str, str]
 """Answers one request, whose names in the path are the last argument."""
 
 
-async def awaited(result: Any) -> Any:
-    """Return what a function of the application returned, which may be async."""
-    return await result if inspect.isawaitable(result) else result
+async def called(function: Callable[..., Any], *arguments: object) -> Any:
+    """Return what a function of the application returns, which may be async.
+
+    Raises:
+        TimeoutError: it has not returned within `WITHIN`, as long as `authenticate` may take.
+    """
+    result = function(*arguments)
+    return await without_stray_cancellation(_awaited, result) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    with anyio.move_on_after(WITHIN):
+        return await result
+    raise TimeoutError  # from this line, which the log names, since `place_of` shows no message
 
 
 async def asked(name: str, function: Callable[..., Any], argument: object) -> Any:
@@ -79,7 +93,7 @@ async def asked(name: str, function: Callable[..., Any], argument: object) -> An
         WebError: 503, it failed; only the log says how.
     """
     try:
-        return await awaited(function(argument))
+        return await called(function, argument)
     except WebError:
         raise
     except Exception as error:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from notify import BackendUnavailableError, UsageError
-from notify.dispatch import DispatchApp, Dispatcher, NotificationType, Report, State
+from notify.dispatch import DispatchApp, Dispatcher, NotificationType, Report, State, _app_site
 from notify.dispatch._app_openapi import OPERATIONS, described
 from notify.dispatch._app_routes import match
 from notify.dispatch._links import sign_link
@@ -265,6 +267,30 @@ async def test_callbacks_that_are_wrong(caplog: pytest.LogCaptureFixture) -> Non
 
 
 # -- every request -------------------------------------------------------------------------------------------------
+
+
+async def hang(*_: object) -> Any:
+    await anyio.sleep_forever()
+
+
+async def be_cancelled(*_: object) -> Any:
+    """As a driver is whose own task has been cancelled."""
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("function", [hang, be_cancelled])
+async def test_functions_of_the_application_that_never_return(
+    function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request is answered with an error after the time that `authenticate` may take."""
+    monkeypatch.setattr(_app_site, "WITHIN", 0.01)
+    options: dict[str, Any] = {"admin": function, "session_of": function, "callbacks": {"mailer": function}}
+    async with serving(**options) as site, site.client("root") as root, site.client() as visitor:
+        refused(await root.post("send", json=NOTE | {"user": "alice"}), 503, "admin_failed")
+        refused(await visitor.post("devices", json=TOKEN), 503, "session_of_failed")
+        refused(await visitor.post("callbacks/mailer"), 500, "callback_failed")
+    failure = "TimeoutError" if function is hang else "RuntimeError"
+    assert caplog.text.count(f"of the DispatchApp failed: {failure}") == 3
 
 
 async def test_paths_and_methods_that_are_not_there() -> None:
