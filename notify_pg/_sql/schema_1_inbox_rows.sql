@@ -83,7 +83,8 @@ BEGIN
 END
 $trim$;
 
--- Lists some of the events that a batch has appended: those with numbers in a range and an expiry (-1: none).
+-- Lists some of the events that a batch has appended: those with numbers in a range and an expiry (-1: none). One that is
+-- due on arrival is not stored; it only removes the item before it in its group.
 --
 -- Rows that exist are found one by one and then updated by their place. A join could compare each with all others: its
 -- plan would be that for the few rows of the beginning.
@@ -140,19 +141,20 @@ BEGIN
     END IF;
 
     WITH item AS MATERIALIZED (
-        SELECT d.user_id, d.id, d.topic, nullif(d.expiry, -1) AS expiry, coalesce(d.micros, p_micros[1]) AS micros,
+        SELECT d.user_id, d.id, d.topic, CASE WHEN d.expiry > p_now THEN d.expiry END AS expiry,
+            (d.expiry = -1 OR d.expiry > p_now)::integer AS n, coalesce(d.micros, p_micros[1]) AS micros,
             coalesce(d.type, p_types[1]) AS type, coalesce(d.data, p_data[1]) AS data, d.meta
         FROM unnest(p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas, p_expiries) WITH ORDINALITY
             AS d (user_id, id, micros, type, data, topic, meta, expiry, n)
         WHERE d.n BETWEEN p_first AND p_last AND d.id IS NOT NULL AND d.expiry IS NOT NULL
     ), stored AS (
         INSERT INTO {items} (user_id, id, log, group_name, expires_at, micros, type, data, meta)
-        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta FROM item d
+        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta FROM item d WHERE d.n = 1
     ), change AS MATERIALIZED (
         SELECT c.user_id, sum(c.kept) AS kept, sum(c.total) AS total, sum(c.unseen) AS unseen, sum(c.unread) AS unread,
             max(c.id) AS newest, min(c.id) AS oldest, min(c.expiry) AS expiry
         FROM (
-            SELECT d.user_id, 1 AS kept, 1 AS total, 1 AS unseen, 1 AS unread, d.id, d.expiry FROM item d
+            SELECT d.user_id, d.n AS kept, d.n AS total, d.n AS unseen, d.n AS unread, d.id, d.expiry FROM item d
             UNION ALL
             SELECT g.user_id, -1, -g.total, -g.unseen, -g.unread, NULL, NULL
             FROM unnest(v_gone_users, v_gone_total, v_gone_unseen, v_gone_unread) AS g (user_id, total, unseen, unread)
@@ -193,25 +195,26 @@ DECLARE
     v_seen bigint;
     v_read bigint;
     v_dismissed bigint;
-    v_kept integer := 1;     -- this and the next three: what is added
-    v_total integer := 1;
-    v_unseen integer := 1;
-    v_unread integer := 1;
-    v_expiry bigint := nullif(p_expiry, -1);
+    v_kept integer := (p_expiry = -1 OR p_expiry > p_now)::integer;  -- this and the next three: what is added
+    v_total integer := v_kept;
+    v_unseen integer := v_kept;
+    v_unread integer := v_kept;
+    v_expiry bigint := CASE WHEN p_expiry > p_now THEN p_expiry END;
+    v_is_stored boolean := v_kept = 1;
     v_is_busy boolean;
 BEGIN
     IF p_topic IS NOT NULL THEN
         DELETE FROM {items} i WHERE i.user_id = p_user AND i.group_name = p_topic AND i.log = ''
             RETURNING i.seen_at, i.read_at, i.dismissed_at INTO v_seen, v_read, v_dismissed;
         IF FOUND THEN
-            v_kept := 0;
-            v_total := (v_dismissed IS NOT NULL)::integer;
-            v_unseen := (v_seen IS NOT NULL)::integer;
-            v_unread := (v_read IS NOT NULL)::integer;
+            v_kept := v_kept - 1;
+            v_total := v_total - (v_dismissed IS NULL)::integer;
+            v_unseen := v_unseen - (v_seen IS NULL)::integer;
+            v_unread := v_unread - (v_read IS NULL)::integer;
         END IF;
     END IF;
     INSERT INTO {items} (user_id, id, log, group_name, expires_at, micros, type, data, meta)
-        VALUES (p_user, p_id, '', p_topic, v_expiry, p_micros, p_type, p_data, p_meta);
+        SELECT p_user, p_id, '', p_topic, v_expiry, p_micros, p_type, p_data, p_meta WHERE v_is_stored;
     INSERT INTO {inboxes} AS b (user_id, position, kept, total, unseen, unread, oldest, expiry)
         VALUES (p_user, p_id, v_kept, v_total, v_unseen, v_unread, p_id, v_expiry)
         ON CONFLICT (user_id) DO UPDATE SET

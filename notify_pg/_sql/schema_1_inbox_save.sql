@@ -88,11 +88,13 @@ BEGIN
             END IF;
         END IF;
         IF p_changes IS NOT NULL OR p_topics IS NOT NULL THEN
-            -- Alone: changes, and an item of a group that is due on arrival. It only removes the one before it in its
-            -- group, for which another has had to go by then.
+            -- Alone: changes, and in an inbox that may be full an item of a group that is due on arrival. It only removes
+            -- the one before it in its group, for which another has had to go by then.
             SELECT coalesce(array_agg(d.n::integer ORDER BY d.n), '{}') INTO v_stops
-                FROM unnest(p_changes, p_topics, p_expiries) WITH ORDINALITY AS d (change, topic, expiry, n)
-                WHERE d.change IS NOT NULL OR (d.topic IS NOT NULL AND d.expiry BETWEEN 0 AND v_now);
+                FROM unnest(p_users, p_changes, p_topics, p_expiries) WITH ORDINALITY AS d (user_id, change, topic, expiry, n)
+                WHERE d.change IS NOT NULL OR (d.topic IS NOT NULL AND d.expiry BETWEEN 0 AND v_now
+                    AND (p_changes IS NOT NULL OR p_max_items < v_count + coalesce(
+                        (SELECT b.kept FROM {inboxes} b WHERE b.user_id = d.user_id), 0)));
         END IF;
         FOREACH k IN ARRAY v_stops LOOP
             CONTINUE WHEN v_ids[k] IS NULL;
@@ -101,8 +103,9 @@ BEGIN
                     p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
             END IF;
             IF p_changes[k] IS NULL THEN
-                PERFORM {inbox_items}(k, k, p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas,
-                    p_expiries, v_now, v_horizon, p_max_items, p_keep_unread);
+                PERFORM {inbox_item}(p_users[k], v_ids[k], coalesce(p_micros[k], p_micros[1]),
+                    coalesce(p_types[k], p_types[1]), coalesce(p_data[k], p_data[1]), p_topics[k], p_metas[k],
+                    p_expiries[k], v_now, v_horizon, p_max_items, p_keep_unread);
             ELSE
                 PERFORM {inbox_apply}(p_users[k], v_ids[k], p_changes[k]::jsonb, v_now, v_horizon, p_max_items,
                     p_keep_unread);

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.anyio
 
 ALL = ItemQuery(limit=100_000, state="all")
 
+NOW = 1
+"""The model's time in milliseconds: what expires then is due on arrival there, as it is in the store."""
+
 
 def item(user: str, n: int, group: str | None = None, expires: str = "") -> Event:
     return Event(user, "n", n, group=group, meta={"notify.item": expires})
@@ -38,7 +41,7 @@ class Model:
         self.folds = InboxFolds(lambda user: self.heads.get(user, "0"))
         self.folds.retention = store.inbox_retention
 
-    def accept(self, event: Event, now: int = 0) -> None:
+    def accept(self, event: Event, now: int = NOW) -> None:
         """Apply an event that the store has accepted, unless it is known."""
         if event.id and ids.compare(event.id, self.heads.get(event.user, "0")) > 0:
             self.heads[event.user] = event.id
@@ -47,8 +50,8 @@ class Model:
     async def check(self, user: str) -> None:
         """Compare what the store lists with the fold."""
         page = await self.store.items(user, ALL)
-        self.folds.pull(user, 0)
-        expected = self.folds.page(user, ALL, 0)
+        self.folds.pull(user, NOW)
+        expected = self.folds.page(user, ALL, NOW)
         assert [describe(each) for each in page.items] == [describe(each) for each in expected.items]
         assert page.counts == expected.counts
 
@@ -81,13 +84,14 @@ USERS = ("alice", "bob", "topic", "news", "guest")
 
 
 def random_events(rng: random.Random, known: Sequence[str]) -> list[Event]:
-    """A batch to save: items, plain events, repeated keys, sometimes changes."""
+    """A batch to save: items, some of them due on arrival, plain events, repeated keys, sometimes changes."""
     events = []
     for _ in range(rng.choice((1, 1, 2, 7))):
         user, n = rng.choice(USERS), rng.randrange(1000)
         kind = rng.random()
         if kind < 0.6:
-            events.append(item(user, n, rng.choice((None, None, "a", "b", "c"))))
+            expires = str(NOW) if rng.random() < 0.2 else ""
+            events.append(item(user, n, rng.choice((None, None, "a", "b", "c")), expires))
         elif kind < 0.75:
             events.append(Event(user, "plain", n, key=rng.choice((None, "k", "l"))))
         elif kind < 0.85:
@@ -146,10 +150,10 @@ async def test_random_work_leaves_what_the_fold_says(
                 page = await store.items(draft.user, ItemQuery(limit=3))
                 draft = change(draft.user, "read", up_to=page.position)
                 known += [each.id for each in page.items]
-                model.folds.pull(draft.user, 0)
+                model.folds.pull(draft.user, NOW)
             if rng.random() < 0.2:
                 draft = change("bob", "merged", session="guest", until=None)
-            expected, names = model.folds.prepare(draft, 0)
+            expected, names = model.folds.prepare(draft, NOW)
             made = await store.change(draft)
             assert (made.event is None) == (expected is None), draft
             assert made.ids == tuple(names)
@@ -159,10 +163,10 @@ async def test_random_work_leaves_what_the_fold_says(
             if (
                 draft.type != "notify.merged"
             ):  # a topic that comes with a session may have no news, and is read to its end
-                assert made.counts == model.folds.counts(draft.user, 0)
+                assert made.counts == model.folds.counts(draft.user, NOW)
         else:
             await store.pull("alice")
-            model.folds.pull("alice", 0)
+            model.folds.pull("alice", NOW)
             await model.check(rng.choice(USERS))
         await assert_counted(sql, schema)
     for user in USERS:

@@ -114,3 +114,18 @@ async def test_sends_to_an_inbox_full_of_unread_items(
     assert [*(await full.items("alice", ItemQuery(ids=(oldest.id,)))).items] == []
     assert (await full.items("alice", ItemQuery(limit=0))).counts.total == ITEMS - 10
     await assert_counted(sql, schema)
+
+
+async def test_a_batch_of_items_that_are_due_on_arrival(
+    full: PostgresStore, sql: asyncpg.Connection, schema: str
+) -> None:
+    """Each costs the same, wherever it stands in the batch: none finds rows that those before it have left."""
+    for user in ("alice", "bob"):  # the first inbox is full
+        found = 0
+        for _ in range(2):
+            drafts = [item(user, n, f"g{n}", "1") for n in range(250)]
+            head = (secrets.randbits(62), time.time_ns() // 1000 + 100_000_000, False, 5000)
+            statement, arguments = await full._saver.statement(drafts, sql.fetch)
+            found = await blocks(sql, statement, *head, *arguments)
+        assert found < 250 * 40
+    await assert_counted(sql, schema)
