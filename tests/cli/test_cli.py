@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO
@@ -519,8 +520,8 @@ def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
         assert (done.status, done.out) == (130, "pushed 0, failed 0")
 
 
-def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str]:
-    """Run the command with its output on a terminal; return its status and output."""
+def in_terminal(directory: Path, *arguments: str, stdin: Path, shown: Callable[[bytes], object]) -> tuple[int, str]:
+    """Run the command with its output on a terminal; return its status and output, which `shown` gets as it grows."""
     ours, theirs = pty.openpty()
     with stdin.open("rb") as feed:
         with os.fdopen(theirs, "wb") as terminal:
@@ -535,22 +536,33 @@ def in_terminal(directory: Path, *arguments: str, stdin: Path) -> tuple[int, str
             except OSError:  # how Linux reports the end of a terminal
                 break
             output += chunk
+            shown(output)
     os.close(ours)
     return process.wait(), output.decode()
 
 
 def test_progress_bar(tmp_path: Path) -> None:
-    """On a terminal the bar is redrawn on one line; other lines do not break it, and it is cleared at the end."""
+    """On a terminal the bar is drawn on one line; other lines do not break it, and it is cleared at the end."""
     feed = tmp_path / "feed"
-    feed.write_text("".join(f"user{n % 300} t {n}\n" for n in range(2000)) + "bad\n")
-    status, output = in_terminal(tmp_path, "push", "--stdin", stdin=feed)
+    feed.write_text("bad\n" + "".join(f"user{n % 300} t {n}\n" for n in range(2000)) + "bad\n")
+    assert called(tmp_path, "init").status == 0
+    with closing(sqlite3.connect(tmp_path / "notify.db")) as lock:
+        lock.execute("BEGIN IMMEDIATE")  # nothing is pushed before the first bar, however fast the machine is
+
+        def release(output: bytes) -> None:
+            if lock.in_transaction and b"] pushed 0, failed 1, " in output:
+                lock.rollback()
+
+        status, output = in_terminal(tmp_path, "push", "--stdin", stdin=feed, shown=release)
     assert status == 1
-    bars = re.findall(r"\r\x1b\[K\[(#*)(\.*)\] pushed (\d+), failed \d+, (\d+)% read", output)
+    bars = re.findall(r"\r\x1b\[K\[(#*)(\.*)\] pushed (\d+), failed (\d+), \d+% read", output)
     assert bars
     assert all(len(done) + len(left) == 30 for done, left, _, _ in bars)
-    assert [int(pushed) for _, _, pushed, _ in bars] == sorted({int(pushed) for _, _, pushed, _ in bars})
-    assert "\r\x1b[Knotify: line 2001: expected USER TYPE [JSON]\r\n" in output
-    assert output.endswith("\r\x1b[Kpushed 2000, failed 1\r\n")
+    counts = [(int(pushed), int(failed)) for _, _, pushed, failed in bars]
+    assert counts == sorted({*counts})
+    for number in (1, 2002):
+        assert f"\r\x1b[Knotify: line {number}: expected USER TYPE [JSON]\r\n" in output
+    assert output.endswith("\r\x1b[Kpushed 2000, failed 2\r\n")
 
 
 def test_feed_from_nowhere(tmp_path: Path) -> None:
