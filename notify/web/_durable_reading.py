@@ -50,6 +50,7 @@ class Reading:
 
     Attributes:
         live: `sse`, `long-poll`, or empty for a plain read.
+        has_started: whether the response has begun while reading.
 
     Raises:
         WebError: 400: what is asked for is not a part of a stream; 503: no live read can begin now.
@@ -68,7 +69,7 @@ class Reading:
             self._position = position_of(self._offset)
         except InvalidEventIdError as error:
             raise WebError(400, "invalid_position", str(error)) from error
-        self._is_live = self._has_started = False
+        self._is_live = self.has_started = False
         self._cursor = next_cursor(request.query.get("cursor", ""), time.time(), random.randint(1, _CURSOR_JITTER))
         if self.live and site.limits.is_full:
             raise WebError(503, "overloaded", "too many live reads are open: try again later")
@@ -97,7 +98,7 @@ class Reading:
 
     def last_messages(self) -> list[Message]:
         """Return what is still to be sent when the server cancels the request."""
-        if self._has_started:
+        if self.has_started:
             return [_LAST]
         return refusal(unavailable(ended(self._site, "shutdown")), self._request)
 
@@ -155,7 +156,7 @@ class Reading:
                     chunk = await self._more(session)
                     session.sending = session.written = time.monotonic()
         except (Ended, WebError):
-            if not self._has_started:
+            if not self.has_started:
                 raise
             with while_open(), anyio.move_on_after(self._site.options.send_timeout):
                 await send(_LAST)
@@ -253,7 +254,7 @@ class Reading:
         headers = [*HEADERS, *self._request.response_headers]
         if not self._form.is_text:
             headers.append(_BINARY)
-        self._has_started = True  # before the wait, in which the request may be cancelled
+        self.has_started = True  # before the wait, in which the request may be cancelled
         await send_part(send, {"type": "http.response.start", "status": 200, "headers": headers})
 
 

@@ -90,8 +90,8 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                 raise
             if entrance.has_aborted:
                 page.end = ended(site, "shutdown")
-            elif line.aborted:
-                return
+            elif line.aborted:  # the client has left: without a response, some middleware reports a fault
+                wait = 0.0
         messages = page.messages(request)
         if page.end is not None and page.end.reason == "shutdown":
             with while_open():

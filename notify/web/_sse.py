@@ -119,7 +119,7 @@ async def serve(
     entrance = Entrance(site.closing)
     site.closing.opened(entrance)
     try:
-        started = False
+        started = is_unanswered = False
         async with watch(partial(until_gone, receive), site.closing.loop) as line:
             try:
                 refused: Reason | None
@@ -181,10 +181,11 @@ async def serve(
             except Ended as end:
                 await _end(site, request, send, end, started=started)
             except (ClosedError, BackendError, WebError) as error:  # while admitting; a Session too raises WebError 400
-                if not line.aborted:
+                is_unanswered = line.aborted
+                if not is_unanswered:
                     await _end(site, request, send, _end_of(site, error), started=started)
             except _AbortedError:
-                pass
+                is_unanswered = True
             except OSError:  # the client is gone
                 return
             except anyio.get_cancelled_exc_class():
@@ -192,9 +193,14 @@ async def serve(
                     messages = _last_messages(request, ended(site, "shutdown"), started=True)
                     with while_open():
                         await site.closing.farewell(send, *messages, cancelled=True)
+                is_unanswered = line.aborted and not started
                 raise
         if entrance.has_aborted:
             await _end(site, request, send, ended(site, "shutdown"))
+        elif is_unanswered:  # the client has left: without a response, some middleware reports a fault
+            with while_open(), anyio.move_on_after(site.options.send_timeout):
+                await send(_response_start(request))
+                await send({"type": "http.response.body", "body": b""})
     finally:
         site.closing.closed(entrance)
 

@@ -164,8 +164,10 @@ class DurableStreams:
                 raise
             if entrance.has_aborted:
                 messages = refusal(unavailable(ended(site, "shutdown")), request)
-            elif reply is not None and not line.aborted:
+            elif reply is not None:
                 messages = reply.messages(request.response_headers)
+            elif reading is None or not reading.has_started:  # without a response, some middleware reports a fault
+                messages = refusal(WebError(400, "incomplete", "the client left before it was answered"), request)
             else:
                 return
             with while_open():

@@ -19,6 +19,7 @@ import hypercorn.trio
 import pytest
 import websockets
 from hypercorn.config import Config
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from notify import BackendUnavailableError, Notifier
 from notify.web import NotifyApp, Request
@@ -195,7 +196,7 @@ class Stubborn:
 @pytest.mark.parametrize("how", ["thread", "swallowed", "error"])
 @pytest.mark.parametrize("transport", [*PATHS])
 async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str, ends: str) -> None:
-    """Nothing is opened after that, and the response, if there is one, begins once and ends once."""
+    """Nothing is opened after that, and the response begins once and ends once."""
     authenticate, request = Stubborn(how), Alone(transport)
     async with Notifier(MemoryStore()) as notifier:
         web = application(transport, notifier, authenticate)
@@ -212,13 +213,36 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
         assert len(web._site.ticker) == web._site.limits.open == notifier.statistics().open_streams == 0
         assert notifier.statistics().yielded == 0
         begins = [each for each in request.sent if each in ("http.response.start", "websocket.accept")]
-        has_status = how == "error" and transport not in ("sse", "websocket")  # sent although the client has left
-        is_told = ends == "shutdown" or has_status
-        assert len(begins) == is_told
         if transport == "websocket":  # a handshake is answered in any case
+            assert len(begins) == (ends == "shutdown")
             assert request.sent[-1] == "websocket.close"
         else:
-            assert request.sent[-1:] == ([BODY] if is_told else [])
+            assert request.sent == ["http.response.start", BODY]
+
+
+@pytest.mark.parametrize("when", ["authenticated", "answered"])
+@pytest.mark.parametrize("transport", [name for name in PATHS if name != "websocket"])
+async def test_a_client_that_leaves_is_no_fault_for_a_middleware(transport: str, when: str) -> None:
+    """While it is authenticated, or waits: one that takes a request without a response for a fault sees none."""
+    asked, request = anyio.Event(), Alone(transport)
+
+    async def authenticate(_: Request) -> str:
+        asked.set()
+        await anyio.sleep(HOUR if when == "authenticated" else 0)
+        return "alice"
+
+    async def passed_on(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    async with Notifier(MemoryStore()) as notifier:
+        app = BaseHTTPMiddleware(application(transport, notifier, authenticate), passed_on)
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(app, request.scope, request.receive, request.send)
+                await asked.wait()
+                await anyio.wait_all_tasks_blocked()
+                request.gone.set()
+    assert request.sent[0] == "http.response.start"
 
 
 @pytest.mark.parametrize("transport", [*PATHS])
