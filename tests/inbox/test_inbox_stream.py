@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import (
@@ -865,10 +867,14 @@ async def test_an_answer_for_a_stream_that_has_ended(caplog: pytest.LogCaptureFi
         dropped = inbox.subscribe("bob")
         with pytest.raises(TimeoutError):
             await dropped.next(0.01)
+        await anyio.wait_all_tasks_blocked()  # both read, however little of that time was theirs
         assert inbox._background.running == 2
         await stream.aclose()
+        gone = ref(dropped)
         del dropped
-        gc.collect()
+        while gone() is not None:  # `gc.collect` does nothing while another thread collects
+            gc.collect()
+            await anyio.lowlevel.checkpoint()
         store.gate.set()
         await until(lambda: inbox._background.running == 0)
         with pytest.raises(ClosedError):

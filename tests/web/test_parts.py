@@ -706,6 +706,28 @@ async def test_a_block_that_is_aborted_as_it_ends(plain: bool) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_block_that_is_aborted_as_its_task_is_cancelled(anyio_backend: str) -> None:
+    """The end of the block sees both cancellations as one; the task is cancelled, as was asked for."""
+
+    async def forever(_: Watch) -> None:
+        await anyio.sleep_forever()
+
+    async def cancelled() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        async with watch(forever) as line:
+            line.abort()
+            task.cancel()
+
+    task = asyncio.create_task(cancelled())
+    with anyio.fail_after(10):
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert task.cancelling() == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_count_of_cancellations_is_kept(anyio_backend: str) -> None:
     """As `asyncio.timeout` keeps it: the task is not cancelled afterwards."""
 
