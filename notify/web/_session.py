@@ -13,7 +13,7 @@ cancelled. All of this is in one module because whatever ends a connection has t
 | `shutdown` | soon | this process ends |
 | `lifetime` | soon | the connection was open long enough: a client that is gone unnoticed is released |
 | `replaced` | minutes | the user has opened more streams than allowed: soon would evict the next one |
-| `overload` | half a minute | too many streams, or the log cannot be read |
+| `overload` | half a minute | too many streams, the log cannot be read, or `authenticate` has failed |
 """
 
 from __future__ import annotations
