@@ -564,7 +564,7 @@ async def test_expiry_is_counted(inbox: Inbox) -> None:
     for stream in streams:
         assert unread(await stream.next(5)) == 0
     await send(inbox, ttl=60)
-    await send(inbox, ttl=0.5)
+    await send(inbox, ttl=1.5)  # it is counted before it expires
 
     async def watch(stream: InboxStream) -> None:
         await read_until(stream, lambda event: unread(event) == 2)

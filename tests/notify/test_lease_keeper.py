@@ -604,7 +604,7 @@ async def test_another_thread_ends_a_registration(backend: Recorder) -> None:
     registration = await keeper.register("alice", A)
     thread = threading.Thread(target=registration.release)
     thread.start()
-    await until(lambda: not backend.stored, 1.0)
+    await until(lambda: not backend.stored, 5)  # the next renewal is due after 10 s
     thread.join()
     await keeper.aclose()
 

@@ -401,7 +401,7 @@ async def test_pushes_to_a_server_that_is_gone(server: Server, schema: str) -> N
             began = time.monotonic()
             with pytest.raises((PushRejectedError, PushUncertainError)):
                 await store.save(Event("alice", "n", 2))
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 3.5  # the default timeout is 4
             await anyio.to_thread.run_sync(server.start)
 
             async def is_stored() -> bool:

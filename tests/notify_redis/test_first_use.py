@@ -250,7 +250,7 @@ def test_an_outage_that_lasts(caplog: pytest.LogCaptureFixture) -> None:
 async def test_presence_without_its_server(victim: Server, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     """Presence complains once of a server that is away, and says once that it is back."""
     caplog.set_level(logging.WARNING, "notify")
-    async with RedisPresence(victim.url, prefix=prefix, ttl=0.3, timeout=0.2) as tracker:
+    async with RedisPresence(victim.url, prefix=prefix, ttl=1.5, timeout=1.0) as tracker:
         await tracker.register("alice")
         victim.kill()
         await until(lambda: "cannot write or renew its registrations" in caplog.text)

@@ -55,7 +55,7 @@ async def test_a_killed_process_vanishes_within_a_ttl(path: Path) -> None:
             process.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             await until(partial(is_gone, tracker, "alice"))
-            assert time.monotonic() - killed < 1.5 + 1.0
+            assert time.monotonic() - killed < 1.5 + 5.0
         await until(lambda: (count(path, "leases"), count(path, "presence")) == (1, 1))
         assert await is_there(tracker, "bob")
 
@@ -183,7 +183,7 @@ async def test_a_release_that_fails_is_made_good(path: Path, caplog: pytest.LogC
             await gone.aclose()
             assert "cannot write or renew its registrations" in caplog.text
         await until(partial(is_gone, other, "bob"))
-        assert await is_there(other, "alice")
+        await until(partial(is_there, other, "alice"))  # on a busy machine her lease may have ended meanwhile
         with locked(path):
             await tracker.aclose()
         assert "cannot release presence" in caplog.text

@@ -415,7 +415,7 @@ async def test_cancelling_ends_a_delivery_at_once() -> None:
             await anyio.wait_all_tasks_blocked()
             start = time.monotonic()
             tasks.cancel_scope.cancel()
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 10  # the next attempt would come after 50 s
     assert len(receiver.requests) == 1
 
 
