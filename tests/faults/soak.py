@@ -42,6 +42,9 @@ BACKENDS = [
 ]
 SETTLE = 60.0
 """Seconds that readers have in the end to get everything."""
+NICE = 10
+"""Workers give way to the servers, and to this process: the proxies run in it. They are more than a small machine can
+run, and if a proxy has to wait for its turn, no connection through it is made in time."""
 
 Fault: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -74,7 +77,7 @@ class Soak:
                 (server,) = self.backend.servers
                 self.proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", server.port))
                 url = url.replace(str(server.port), str(self.proxy.port))
-            self.scene = Scene(self.backend, self.directory, url=url, pace=0.02, many=1)
+            self.scene = Scene(self.backend, self.directory, url=url, pace=0.02, many=1, nice=NICE)
             stack.callback(self.scene.close)
             self.web = stack.enter_context(WebServers(self.scene, self.directory, self.random))
             try:

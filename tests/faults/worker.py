@@ -248,7 +248,10 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=10.0, help="the notifier's")
     parser.add_argument("--port", type=int, default=0, help="of the web server that is read")
     parser.add_argument("--restless", action="store_true", help="give up waiting now and then")
-    anyio.run(run, parser.parse_args())
+    parser.add_argument("--nice", type=int, default=0, help="by how much its priority is lowered")
+    options = parser.parse_args()
+    os.nice(options.nice)
+    anyio.run(run, options)
 
 
 if __name__ == "__main__":
