@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.web.browser.engines import ENGINES, Engine, Tab, chromium_of, launched, until
 from tests.web.browser.scripted import Answer, Scripted
+from tests.web.browser.sites import EVENT_SOURCE, SOCKET, Sites, serving_sites
 from tests.web.pages import SCREENSHOTS
 from tests.web.pages import site as served
 
@@ -138,6 +140,53 @@ def test_a_refusal_ends_it(engine: Engine, site: str, scripted: Scripted) -> Non
     until(tab, "got.client.status === 'closed'")
     assert tab.js("got.ends") == [{"reason": "forbidden"}]
     assert len(scripted.requests("/stream")) == 1
+
+
+SENT = {"chromium": (False, False), "firefox": (True, False), "webkit": (True, True)}
+"""Whether the handshake of a WebSocket has `Sec-Fetch-Site`, and whether a cookie without `SameSite` is sent along with
+the requests of another site's page. In everything else the engines agree."""
+
+
+def test_what_an_engine_sends(engine: Engine, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The headers by which pages of the own site and of another one are told apart; the other one reaches nothing."""
+    in_sockets, leaks = SENT[request.node.callspec.params["engine"]]
+    with serving_sites(tmp_path) as sites:
+        tab = engine.tab()
+        tab.go(f"{sites.own}/page")
+        sites.noted()
+        assert attempted(tab, sites) == ["open", "notify.sync"]
+        own = {"sec-fetch-site": "same-origin"}
+        assert sites.noted()["noted"] == [
+            {**STREAM, **COOKIE, **own},
+            {**HANDSHAKE, **COOKIE, "origin": sites.own, **(own if in_sockets else {})},
+        ]
+        tab.go(f"{sites.stranger}/page")
+        sites.noted()
+        assert attempted(tab, sites) == ["refused", 1006]
+        found = sites.noted()
+        other = {"sec-fetch-site": "cross-site"}
+        stranger = {"origin": sites.stranger, **(COOKIE if leaks else {})}
+        assert found == {
+            "asked": [],
+            "noted": [
+                {**STREAM, **stranger, **other},
+                {**HANDSHAKE, **stranger, **(other if in_sockets else {})},
+            ],
+        }
+
+
+STREAM = {"kind": "http", "method": "GET", "path": "/stream"}
+HANDSHAKE = {"kind": "websocket", "method": "GET", "path": "/ws"}
+COOKIE = {"cookie": "user=alice"}
+
+
+def attempted(tab: Tab, sites: Sites) -> list[object]:
+    """What the page that is open in a tab gets: of the own site's stream, and of its WebSocket."""
+    tries = (f"({EVENT_SOURCE})('{sites.own}/stream')", f"({SOCKET})(['{sites.own}/ws', ['notify.v1']])")
+    for name, tried in zip(("stream", "socket"), tries, strict=True):  # one after the other, as they are noted
+        tab.js(f"({tried}.then((result) => {{ window.{name} = result; }}), 0)")
+        until(tab, f"window.{name}")
+    return [tab.js("window.stream"), tab.js("window.socket")]
 
 
 def test_toasts_are_drawn(engine: Engine, request: pytest.FixtureRequest) -> None:

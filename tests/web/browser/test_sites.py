@@ -1,61 +1,24 @@
-"""Pages of three sites in a real browser: the application's own, an allowed one, and a stranger's.
-
-The names differ (`127.0.0.1` and `localhost`), so the browser takes them for different sites.
-"""
+"""Pages of three sites in a real browser: the application's own, an allowed one, and a stranger's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
-from tests.web.servers import WebServer, free_port
-
-
-class Sites(NamedTuple):
-    """The application's address, and the origins of the two other sites."""
-
-    own: str
-    friend: str
-    stranger: str
-
-    def noted(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.own}/noted", timeout=30).json()
-        return found
+from tests.web.browser.sites import EVENT_SOURCE, SOCKET, Sites, serving_sites
 
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    directory, ports = tmp_path_factory.mktemp("sites"), [free_port(), free_port()]
-    friend, stranger = (f"http://localhost:{port}" for port in ports)
-    app, env = "tests.web.apps.sites:app", {"TEST_ORIGINS": json.dumps([friend])}
-    with (
-        WebServer("uvicorn", app, directory, env=env) as own,
-        WebServer("uvicorn", app, directory, port=ports[0]),
-        WebServer("uvicorn", app, directory, port=ports[1]),
-    ):
-        yield Sites(own.url, friend, stranger)
+    with serving_sites(tmp_path_factory.mktemp("sites")) as sites:
+        yield sites
 
-
-EVENT_SOURCE = """url => new Promise(done => {
-    const source = new EventSource(url, {withCredentials: true});
-    source.addEventListener('notify.sync', () => { source.close(); done('open'); });
-    source.onerror = () => { if (source.readyState === 2) done('refused'); };
-})"""
 
 FETCH = """([url, init]) => fetch(url, {credentials: 'include', ...init}).then(
     response => { response.body?.cancel(); return response.type === 'opaque' ? 'opaque' : response.status; },
     () => 'refused')"""
-
-SOCKET = """([url, protocols]) => new Promise(done => {
-    const socket = new WebSocket(url.replace('http', 'ws'), protocols);
-    socket.onmessage = event => { socket.close(); done(JSON.parse(event.data).event); };
-    socket.onclose = event => done(event.code);
-})"""
 
 TICKET = """url => fetch(url, {method: 'POST', headers: {authorization: 'Bearer bob', 'x-notify': '1'}})
     .then(response => response.json()).then(answer => answer.ticket)"""
