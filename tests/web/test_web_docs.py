@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ WEB = ROOT / "docs" / "howto" / "web.md"
 OTHERS = ROOT / "docs" / "howto" / "from-others.md"
 AUTH = ROOT / "docs" / "howto" / "auth.md"
 FRAMEWORKS = ("FastAPI", "Starlette", "Litestar", "Django", "Quart")
+OUTSIDE = "aiohttp"
+"""The framework whose program is longer, and serves by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +62,18 @@ def html() -> str:
 
 
 @contextmanager
-def serving(directory: Path, source: str, port: int | None = None, ready: str = "/") -> Iterator[str]:
-    """Run a program as app.py, beside page.html, and yield its URL."""
+def serving(
+    directory: Path, source: str, port: int | None = None, ready: str = "/", *, killed: bool = False
+) -> Iterator[str]:
+    """Run a program as app.py, beside page.html, and yield its URL; in the end it may be killed."""
     (directory / "app.py").write_text(source, encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")
     run_here = f"import os; os.chdir({str(directory)!r}); from app import app"
     (directory / "here.py").write_text(run_here, encoding="utf-8")  # as in a terminal: files are found beside it
     with WebServer("uvicorn", "here:app", directory, port=port, ready=ready) as server:
         yield server.url
+        if killed:
+            server.kill()
 
 
 class Stream:
@@ -147,37 +154,46 @@ def test_the_rule_of_who_may_follow() -> None:
         thread.submit(anyio.run, follow).result()
 
 
-@pytest.mark.parametrize("framework", ["FastAPI", "Django"])  # the page, and what it reads, are the same from all
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, OUTSIDE])
 def test_the_two_lines_in_a_browser(framework: str, tab: Page, tmp_path: Path) -> None:
-    """The two lines show what the program pushes, in Chromium, and once more after a restart of the server."""
-    source = program(WEB, framework)
-    port = free_port()
-    for _ in range(2):
-        with serving(tmp_path, source, port=port) as url:
-            if tab.url == "about:blank":
-                tab.goto(url)
-            tab.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
-            assert httpx.post(f"{url}/hello").status_code in (200, 201, 204)
-            toast = tab.get_by_text(f"from {framework}")
-            toast.wait_for(timeout=10_000)
-            tab.get_by_role("button", name=re.compile("close|dismiss", re.IGNORECASE)).click()
-            toast.wait_for(state="detached", timeout=10_000)
-
-
-def test_what_is_pushed_in_between(tab: Page, tmp_path: Path) -> None:
-    """The command of the page, run while the server is down and the page is closed: the toast appears afterwards."""
+    """The two lines show what the program pushes, in Chromium. The server is killed, and the command of the page
+    pushes: the toast appears once the server is back, in a page that is loaded again; one that stayed open goes on."""
     console = "".join(block.source for block in snippets(WEB, "console"))
     (command,) = (line for line in console.splitlines() if line.startswith("notify push"))
-    source, port = program(WEB, "FastAPI"), free_port()
-    with serving(tmp_path, source, port=port) as url:
+    port = free_port()
+    with killed_in_the_end(framework, tmp_path, port) as url:
         tab.goto(url)
-        tab.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
-        tab.goto("about:blank")
+        is_connected(tab)
+        hello(tab, framework, url)
     done = notify(tmp_path, *shlex.split(command)[1:])
     assert done.status == 0, done.err
-    with serving(tmp_path, source, port=port) as url:
-        tab.goto(url)
+    with killed_in_the_end(framework, tmp_path, port) as url:
+        tab.reload()
         tab.get_by_text("While down").wait_for(timeout=10_000)
+        assert tab.get_by_text(f"from {framework}").count() == 0, "shown before, and dismissed"
+    with killed_in_the_end(framework, tmp_path, port) as url:
+        is_connected(tab)
+        hello(tab, framework, url)
+
+
+def killed_in_the_end(framework: str, directory: Path, port: int) -> AbstractContextManager[str]:
+    """Run the program of a framework, and end it by SIGKILL."""
+    source = program(WEB, framework)
+    run = running if framework == OUTSIDE else serving
+    return run(directory, source, port, killed=True)
+
+
+def is_connected(tab: Page) -> None:
+    tab.wait_for_function("window.notifyClient?.status === 'connected'", timeout=30_000)
+
+
+def hello(tab: Page, framework: str, url: str) -> None:
+    """Let the program push, and dismiss the toast."""
+    assert httpx.post(f"{url}/hello").status_code in (200, 201, 204)
+    toast = tab.locator("notify-toasts [part~=toast]", has_text=f"from {framework}")
+    toast.wait_for(timeout=10_000)
+    toast.get_by_role("button", name=re.compile("close|dismiss", re.IGNORECASE)).click()
+    toast.wait_for(state="detached", timeout=10_000)
 
 
 def test_the_programs_are_ten_lines() -> None:
@@ -245,8 +261,8 @@ def push(directory: Path) -> None:
 
 
 @contextmanager
-def running(directory: Path, source: str, port: int) -> Iterator[str]:
-    """Run a program that serves by itself at port 8000, here at another one."""
+def running(directory: Path, source: str, port: int, *, killed: bool = False) -> Iterator[str]:
+    """Run a program that serves by itself at port 8000, here at another one; in the end it may be killed."""
     assert "port=8000" in source
     (directory / "app.py").write_text(source.replace("port=8000", f"port={port}"), encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")
@@ -264,13 +280,13 @@ def running(directory: Path, source: str, port: int) -> Iterator[str]:
                 time.sleep(0.02)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
             process.wait(PATIENCE)
 
 
 def test_aiohttp(tmp_path: Path) -> None:
     """The recipe for aiohttp streams, resumes, serves the client's files, and refuses other sites."""
-    with running(tmp_path, program(WEB, "aiohttp"), free_port()) as url:
+    with running(tmp_path, program(WEB, OUTSIDE), free_port()) as url:
         assert httpx.get(url).text == html()
         assert "customElements" in httpx.get(f"{url}/notify/components.js").text
         with stream(url, "/notify/stream") as events:
@@ -332,7 +348,7 @@ def test_flask_beside_streams(tmp_path: Path) -> None:
     env = in_store(tmp_path)
     with (
         WebServer("uvicorn", "streams:app", tmp_path, env=env) as streams,
-        running_gunicorn(tmp_path, "polling:app", env) as shop,
+        running_gunicorn(tmp_path, env) as shop,
         httpx.Client(base_url=shop, timeout=30) as visitor,
     ):
         assert httpx.get(f"{streams.url}/notify/stream").status_code == 401
@@ -350,10 +366,13 @@ def test_flask_beside_streams(tmp_path: Path) -> None:
 
 
 @contextmanager
-def running_gunicorn(directory: Path, app: str, env: dict[str, str]) -> Iterator[str]:
+def running_gunicorn(directory: Path, env: dict[str, str]) -> Iterator[str]:
+    """Run the shop by the command of the page, with the view that polls, on another port."""
+    (command,) = re.findall(r"run it with `(gunicorn [^`]*)`", SYNC.read_text(encoding="utf-8"))
+    assert ":8000" in command
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}", "--workers", "1"]
-    process = subprocess.Popen(command, cwd=directory, env={"PYTHONPATH": str(ROOT), **env})
+    arguments = shlex.split(command.replace(":8000", f":{port}").replace("shop:app", "polling:app"))
+    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=directory, env={"PYTHONPATH": str(ROOT), **env})
     try:
         end = time.monotonic() + PATIENCE
         while True:
