@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.cli.demo import demo
-from tests.web.pages import ROOT, chromium, screenshot, site
+from tests.web.pages import ROOT, chromium, screenshot, settled, site
 
 pytestmark = pytest.mark.slow
 
@@ -211,6 +211,55 @@ def test_pictures(browser: Browser, url: str, width: int, height: int, scheme: A
         path = screenshot(page, f"demo-{width}-{scheme}")
         assert path.stat().st_size > 20_000
         nothing_is_wrong(page)
+
+
+COLLISIONS = """() => {
+    const all = document.querySelectorAll(':is(.top, .verdict, .instance header, .devices, .send, figcaption) *');
+    const isSaid = (node) => [...node.childNodes].some((each) => each.nodeType === Node.TEXT_NODE && each.data.trim());
+    const box = (node) => {
+        const range = document.createRange();
+        range.selectNodeContents(node);
+        return (node.matches('button') ? node : range).getBoundingClientRect();
+    };
+    const shown = [...all].filter((node) => isSaid(node) && !node.closest('legend, select'))
+        .map((node) => ({ node, name: node.textContent.trim(), ...box(node).toJSON() })).filter(({ width }) => width);
+    const card = ({ node }) => node.closest('.card, .verdict, .top');
+    const collide = (one, other) => card(one) === card(other) && !one.node.contains(other.node)
+        && one.left < other.right && other.left < one.right && one.top + 2 < other.bottom && other.top + 2 < one.bottom;
+    const pairs = shown.flatMap((one, index) =>
+        shown.slice(index + 1).filter((other) => collide(one, other)).map((other) => [one.name, other.name]));
+    const cells = [...document.querySelectorAll('.devices li')].filter((cell) => cell.scrollWidth > cell.clientWidth);
+    return [...pairs, ...cells.map((cell) => [cell.textContent.trim(), 'the edge of its cell'])];
+}"""
+"""What is written across something else, in the heads of the instances, the devices, the form and the verdict."""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1190, 800), (768, 1024), (390, 844)])
+def test_nothing_collides(browser: Browser, url: str, width: int, height: int) -> None:
+    """No text runs into another, into a button or out of its cell, whatever state the instances are in; beside the
+    plots, no toast covers the button that pushes."""
+    with opened(browser, url, width, height) as page:
+        assert page.evaluate(COLLISIONS) == []
+        page.locator(".a .cut").click()
+        page.locator(".b .kill").click()
+        expect(page.locator("#headline")).to_have_text("6 of 6 devices are cut off")
+        assert page.evaluate(COLLISIONS) == []
+        page.evaluate("scrollTo(0, 0)")
+        screenshot(page, f"demo-{width}-cut")
+        page.locator(".a .cut").click()
+        page.locator(".b .kill").click()
+        all_is_well(page)
+        page.evaluate("scrollTo(0, 0)")
+        push = page.get_by_role("button", name="Push", exact=True)
+        for _ in range(2):
+            push.evaluate("(button) => button.click()")
+        toasts = page.locator("notify-toasts [part~=toast]")
+        expect(toasts).to_have_count(2)
+        settled(toasts)
+        screenshot(page, f"demo-{width}-toasts")
+        if width > 1180:
+            push.click(trial=True, timeout=2_000)
+        assert page.evaluate(COLLISIONS) == []
 
 
 def test_the_picture_of_the_readme() -> None:

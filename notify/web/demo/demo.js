@@ -9,6 +9,7 @@ const GRACE = 3000; // ms for which all devices must be connected before everyth
 const ROWS = 8; // of a feed
 const SPAN = 40; // seconds of the plots
 const LATE = 1000; // ms from which a latency is marked
+const LABELS = { "hide-after": 0, "label-connected": "Live", "label-disconnected": "Cut off" }; // of the small <notify-status>
 const HEAD = 18; // px above the plots, for the labels of faults and of the highest line
 
 const $ = (id) => document.getElementById(id);
@@ -54,7 +55,7 @@ for (const { name, url } of facts.instances) {
   for (const user of people.values()) {
     const count = make("small", { textContent: "0" });
     const status = document.createElement("notify-status");
-    for (const [attribute, value] of Object.entries({ "hide-after": 0, "label-connected": "Live" })) status.setAttribute(attribute, value);
+    for (const [attribute, value] of Object.entries(LABELS)) status.setAttribute(attribute, value);
     card.querySelector(".devices").append(make("li", {}, avatar(user), make("span", {}, make("strong", { textContent: user.name }), count), status));
     const client = connect(url, {
       auth: () => ({ Authorization: `Bearer ${user.token}` }),
@@ -232,7 +233,7 @@ function draw(state) {
   else if (state.starts > 1) lines.append(` · start ${state.starts}`);
   kill.textContent = state.running ? "kill -9" : "Start again";
   kill.className = `kill ${state.running ? "danger" : "is-cure"}`;
-  cut.textContent = state.cut ? "Mend the wire" : "Cut the wire";
+  cut.textContent = state.cut ? "Mend wire" : "Cut wire";
   cut.className = `cut ${state.cut ? "is-cure" : ""}`;
   // A browser says so by itself when its network is back; this wire is not the browser's. Not before the port is open:
   // the clients would be refused, and back off.
@@ -271,7 +272,7 @@ function judge({ verdict, waiting }) {
     broken: why,
     catching: "Nothing is lost: they resume from their last event.",
     waiting: "Send a notification or choose a rate of traffic: this page and the history checker of the server check it.",
-    ok: "Checked by this page and by the history checker of the server, all the time.",
+    ok: "Checked by this page and by the server's history checker, all the time.",
   };
   put("subline", lines[state]);
 }
