@@ -110,3 +110,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "following": _following,
 }
 """By the names that they have as commands."""
+
+CHANGING: Final = frozenset({"mark", "dismiss", "follow", "unfollow"})
+"""Those that change an inbox."""

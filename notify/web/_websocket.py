@@ -45,6 +45,7 @@ from . import _auth, _position
 from ._admission import Admission, admit
 from ._commands import Command, CommandError, CommandQueue, answer, position_of, refusal
 from ._frames import one_line, ws_text
+from ._inbox import CHANGING
 from ._inbox_commands import answered, is_for_inbox
 from ._position import Asked
 from ._routing import last_segment
@@ -99,6 +100,8 @@ class SocketConnection:
         self._line = watch(self._listen)
         self._entrance = Entrance(site.closing)
         self._commands = CommandQueue()
+        self._unanswered: Command | None = None  # of the inbox, in progress
+        self._admission: Admission | None = None  # unless the client was told that the connection ends
         self._is_gone = False
 
     async def serve(self) -> None:
@@ -113,7 +116,12 @@ class SocketConnection:
                 await self._accept()
                 await self._end("shutdown")
                 return
-            await self._run()
+            try:
+                await self._run()
+            except OSError:
+                self._is_gone = True
+            if self._is_gone and self._admission is not None:
+                await self._carry_out(self._admission)
 
     async def _run(self) -> None:
         """Authenticate the client, then send one stream after the other until the connection ends, and say why.
@@ -160,15 +168,18 @@ class SocketConnection:
             await self._end("disconnected")
             return
         position = asked.position
+        self._admission = admission
         try:
             while True:
                 position = await self._follow(admission, position)
-        except Ended as end:
-            await self._sign_off(end)
-        except CommandError as error:
-            await self._farewell(_close(BAD_REQUEST, error.code))
-        except WebError as error:
-            await self._refuse(error)
+        except (Ended, CommandError, WebError) as end:
+            self._admission = None
+            if isinstance(end, Ended):
+                await self._sign_off(end)
+            elif isinstance(end, CommandError):
+                await self._farewell(_close(BAD_REQUEST, end.code))
+            else:
+                await self._refuse(end)
 
     async def _follow(self, admission: Admission, position: str) -> str:
         """Send the stream from this position on; return the position of a `subscribe` that the client sends."""
@@ -196,14 +207,29 @@ class SocketConnection:
         """Do what a command says, and answer it; return where a `subscribe` begins."""
         try:
             if isinstance(command, Command) and is_for_inbox(self._site, command):
-                await self._say(await answered(self._site, admission.identity, command))
-                return None
-            elsewhere = _target(command)
+                self._unanswered = command
+                text, elsewhere = await answered(self._site, admission.identity, command), None
+            else:
+                elsewhere = _target(command)
+                text = answer(command.ref)
         except CommandError as error:
-            await self._say(refusal(error))
-            return None
-        await self._say(answer(command.ref))
+            text, elsewhere = refusal(error), None
+        self._unanswered = None
+        await self._say(text)
         return elsewhere
+
+    async def _carry_out(self, admission: Admission) -> None:
+        """Make the changes that had arrived when the client left: a page marks an item, and navigates to it.
+
+        The one that was in progress is made again, which changes nothing if it was made.
+        """
+        command: Command | CommandError | None = self._unanswered
+        with anyio.move_on_after(self._site.options.send_timeout), suppress(CommandError):  # raised by `take`
+            while (command := command or self._commands.take()) is not None:
+                if isinstance(command, Command) and command.do in CHANGING and is_for_inbox(self._site, command):
+                    with suppress(CommandError):
+                        await answered(self._site, admission.identity, command)
+                command = None
 
     async def _listen(self, line: Watch) -> None:
         """Receive commands until the client is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from notify import Notifier
+from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp, Request
 from notify_memory import MemoryStreamStore
 from tests.parts import until
@@ -464,3 +466,101 @@ class TestEnds:
                         assert (await other.receive())["data"]["payload"] == n
                 await until(lambda: notifier.statistics().open_streams == 1, 10)
                 assert (await other.ask(do="ping"))["ok"]
+
+
+class Page:
+    """A page that is left: it sends commands, and the end of its connection follows at once.
+
+    Args:
+        commands: what it sends.
+        released: set once the end has to arrive, if it is not to follow at once.
+    """
+
+    def __init__(self, *commands: dict[str, Any], released: anyio.Event | None = None) -> None:
+        texts = [{"type": "websocket.receive", "text": json.dumps({"ref": 1} | command)} for command in commands]
+        self._arriving: list[dict[str, Any]] = [{"type": "websocket.connect"}, *texts]
+        self._released = released
+        self.scope = {"type": "websocket", "path": "/ws", "query_string": b"user=alice", "headers": [], "scheme": "ws"}
+        self.sent: list[dict[str, Any]] = []
+
+    async def receive(self) -> Any:
+        if not self._arriving and self._released is not None:
+            await self._released.wait()
+        return self._arriving.pop(0) if self._arriving else {"type": "websocket.disconnect", "code": 1001}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+class TestChangesOfAPageThatIsLeft:
+    """As over HTTP: what has arrived is carried out. A page marks an item, and navigates to it."""
+
+    async def test_they_arrive_with_the_end(self, notifier: Notifier) -> None:
+        inbox = Inbox(notifier)
+        items = [await inbox.send("alice", "note", n) for n in range(3)]
+        page = Page(
+            {"do": "mark", "state": "read", "ids": [items[0].id]},
+            {"do": "nonsense"},
+            {"do": "mark", "state": "read", "ids": "not a list"},
+            {"do": "dismiss", "id": items[1].id},
+        )
+        await application(notifier, inbox=inbox)(page.scope, page.receive, page.send)
+        counts = await inbox.counts("alice")
+        assert (counts.total, counts.unread) == (2, 1)
+
+    async def test_one_is_in_progress(self, notifier: Notifier, monkeypatch: pytest.MonkeyPatch) -> None:
+        inbox = Inbox(notifier)
+        item = await inbox.send("alice", "note")
+        left, calls, mark = anyio.Event(), 0, Inbox.mark
+
+        async def first_slowly(self: Inbox, *args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                left.set()
+                await anyio.sleep_forever()
+            return await mark(self, *args, **options)
+
+        monkeypatch.setattr(Inbox, "mark", first_slowly)
+        page = Page({"do": "mark", "state": "read", "ids": [item.id]}, released=left)
+        await application(notifier, inbox=inbox)(page.scope, page.receive, page.send)
+        assert (calls, (await inbox.counts("alice")).unread) == (2, 0)
+
+    async def test_a_send_fails_before_the_end_is_received(self, notifier: Notifier) -> None:
+        inbox = Inbox(notifier)
+        items = [await inbox.send("alice", "note", n) for n in range(2)]
+        page = Page(*({"do": "mark", "state": "read", "ids": [item.id]} for item in items), released=anyio.Event())
+
+        async def send(message: Any) -> None:
+            if b'"ok"' in message.get("text", "").encode():
+                raise OSError
+
+        await application(notifier, inbox=inbox)(page.scope, page.receive, send)
+        assert (await inbox.counts("alice")).unread == 0
+
+    @pytest.mark.parametrize("reason", ["disconnected", "too_many_commands"])
+    async def test_the_server_has_ended_the_connection(self, notifier: Notifier, reason: str) -> None:
+        """The client is told so, and nothing is carried out any more."""
+        inbox = Inbox(notifier)
+        item = await inbox.send("alice", "note")
+        closed = anyio.Event()
+        command = {"do": "mark", "state": "read", "ids": [item.id]}
+        page = Page(*[command] * (65 if reason == "too_many_commands" else 1), released=closed)
+
+        async def receive() -> Any:
+            message = await page.receive()
+            if message["type"] == "websocket.receive" and reason == "disconnected":
+                await closed.wait()
+            return message
+
+        async def send(message: Any) -> None:
+            await page.send(message)
+            if "notify.sync" in message.get("text", "") and reason == "disconnected":
+                await notifier.disconnect("alice")
+            if message["type"] == "websocket.close":
+                closed.set()
+                await anyio.wait_all_tasks_blocked()
+
+        await application(notifier, inbox=inbox)(page.scope, receive, send)
+        assert page.sent[-1]["reason"] == reason
+        assert (await inbox.counts("alice")).unread == 1
