@@ -81,8 +81,9 @@ BEGIN
             v_ids[ns[k]] := ids[k];
         END LOOP;
         IF v_is_repeated THEN
-            PERFORM FROM unnest(p_users, v_ids, p_expiries) AS d (user_id, id, expiry)
-                JOIN {inboxes} b ON b.user_id = d.user_id AND b.position >= d.id WHERE d.expiry IS NOT NULL;
+            PERFORM FROM unnest(p_users, v_ids, p_expiries, p_changes) AS d (user_id, id, expiry, change)
+                JOIN {inboxes} b ON b.user_id = d.user_id AND b.position >= d.id
+                WHERE d.expiry IS NOT NULL OR d.change IS NOT NULL;
             IF FOUND THEN
                 RETURN;
             END IF;

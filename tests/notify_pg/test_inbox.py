@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import secrets
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -193,3 +195,21 @@ async def test_a_topic_costs_one_write(make: Make, sql: asyncpg.Connection, sche
     }
     assert written == {"events": 1, "heads": 1, "items": 1, "inboxes": 1, "follows": 0}
     assert [each.event.payload for each in (await store.items("user99999", ItemQuery())).items] == [1, 0]
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+async def test_changes_whose_reply_was_lost_are_applied_once(
+    make: Make, sql: asyncpg.Connection, schema: str, is_again: bool
+) -> None:
+    """The attempt that follows leaves alone what others have changed since, and the position of the inbox."""
+    store: PostgresStore = await make(timeout=20.0)
+    sent = await store.save(item("alice", 0))
+    nonce, deadline = secrets.randbits(62), time.time_ns() // 1000 + 100_000_000
+    statement, arguments = await store._saver.statement([change("alice", "read", ids=[sent.id])], sql.fetch)
+    first = await sql.fetchrow(statement, nonce, deadline, False, 5000, *arguments)
+    await store.change(change("alice", "unread", ids=[sent.id]))
+    again = await sql.fetchrow(statement, nonce, deadline, is_again, 5000, *arguments)
+    assert again["ids"] == first["ids"]
+    assert (await store.items("alice", ItemQuery())).counts.unread == 1
+    heads = f"SELECT last_id FROM {schema}.notify_heads WHERE user_id = 'alice'"
+    assert await sql.fetchval(f"SELECT position FROM {schema}.notify_inboxes") == await sql.fetchval(heads)
