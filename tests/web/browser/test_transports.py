@@ -263,6 +263,29 @@ def test_silence_changes_the_transport(page: Page, scripted: Scripted) -> None:
     assert accepts[:2] == ["*/*", "text/event-stream"]
 
 
+def test_polling_is_not_for_good(page: Page, scripted: Scripted) -> None:
+    """After ten minutes the first transport is tried again: what held streams back may be gone. Nothing is lost."""
+    scripted.always["/stream"] = Answer(hold=True)
+    start(page, heartbeat=0.3)
+    connected(page)
+    assert scripted.requests("/events")
+    tried = len(scripted.requests("/stream"))
+    scripted.push(1)
+    until(page, "got.payloads.length === 1")
+    del scripted.always["/stream"]
+    scripted.push(2)
+    until(page, "got.payloads.length === 2")
+    assert len(scripted.requests("/stream")) == tried
+    page.evaluate("const now = Date.now; Date.now = () => now() + 600_000")
+    scripted.push(3)
+    until(page, "got.statuses.at(-1) === 'connected' && got.syncs.length === 2")
+    first, *_ = scripted.requests("/stream")[tried:]
+    assert first.headers["accept"] == "*/*", "fetch"
+    scripted.push(4)
+    until(page, "got.payloads.length >= 4")
+    assert page.evaluate("got.payloads") == [1, 2, 3, 4]
+
+
 def test_a_connection_that_falls_silent_is_given_up(page: Page, scripted: Scripted) -> None:
     """No byte in two and a half heartbeats after sync: the next transport, without loss."""
     scripted.heartbeat = 0.4
