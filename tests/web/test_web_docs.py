@@ -266,22 +266,28 @@ def running(directory: Path, source: str, port: int, *, killed: bool = False) ->
     assert "port=8000" in source
     (directory / "app.py").write_text(source.replace("port=8000", f"port={port}"), encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=directory, env={"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
-        )
-        try:
-            end = time.monotonic() + PATIENCE
-            while True:
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
-                    break
-                assert process.poll() is None, (directory / "log").read_text()
-                assert time.monotonic() < end
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
-            process.wait(PATIENCE)
+    with process_at(port, [sys.executable, "app.py"], killed, cwd=directory, env={"PYTHONPATH": str(ROOT)}):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def process_at(
+    port: int, command: list[str], killed: bool = False, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until it listens, and end it; its output is in the report of a test that fails."""
+    process = subprocess.Popen(command, **options)
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
+                break
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
+        process.wait(PATIENCE)
 
 
 def test_aiohttp(tmp_path: Path) -> None:
@@ -372,19 +378,9 @@ def running_gunicorn(directory: Path, env: dict[str, str]) -> Iterator[str]:
     assert ":8000" in command
     port = free_port()
     arguments = shlex.split(command.replace(":8000", f":{port}").replace("shop:app", "polling:app"))
-    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=directory, env={"PYTHONPATH": str(ROOT), **env})
-    try:
-        end = time.monotonic() + PATIENCE
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
-                break
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    options: dict[str, Any] = {"cwd": directory, "env": {"PYTHONPATH": str(ROOT), **env}}
+    with process_at(port, [sys.executable, "-m", *arguments], **options):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 def test_flask_in_one_process(tmp_path: Path) -> None:
@@ -443,24 +439,49 @@ print(client.cookies["sessionid"].value)
 """
 
 
-def test_django_session(tmp_path: Path) -> None:
-    """The `asgi.py` of the page streams to the user of Django's session, found by the function of auth.md; the
-    project's own views work beside it."""
-    files_of(SYNC, tmp_path)
-    project = tmp_path / "shopsite"
+def django_project(directory: Path, settings: str = "") -> dict[str, str]:
+    """Write the project of the page, with the function of auth.md; return the cookies of a user who is logged in."""
+    files_of(SYNC, directory)
+    project = directory / "shopsite"
     (project / "streams.py").write_text(program(AUTH, "Django", level=3), encoding="utf-8")
-    (project / "settings.py").write_text(SETTINGS.replace("@", str(tmp_path)))
+    (project / "settings.py").write_text(SETTINGS.replace("@", str(directory)) + settings)
     (project / "urls.py").write_text(URLS)
     done = subprocess.run(
         [sys.executable, "-c", LOGIN],
-        cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, timeout=60,
+        cwd=directory, env={"PYTHONPATH": f"{directory}:{ROOT}"}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    cookies = {"sessionid": done.stdout.strip()}
+    return {"sessionid": done.stdout.strip()}
+
+
+def pays(url: str, cookies: dict[str, str], events: Stream) -> None:
+    """What a view of the project pushes arrives in the stream of its user."""
+    events.next("notify.sync")
+    assert httpx.get(f"{url}/pay", cookies=cookies).text == "paid"
+    received = events.next()
+    assert (received["user"], received["payload"]) == ("alice", {"order": 7})
+
+
+def test_django_session(tmp_path: Path) -> None:
+    """The `asgi.py` of the page streams to the user of Django's session, found by the function of auth.md; the
+    project's own views work beside it."""
+    cookies = django_project(tmp_path)
     with WebServer("uvicorn", "shopsite.asgi:application", tmp_path) as server:
         assert httpx.get(f"{server.url}/notify/stream").status_code == 401
         with stream(server.url, "/notify/stream", cookies=cookies) as events:
-            events.next("notify.sync")
-            assert httpx.get(f"{server.url}/pay", cookies=cookies).text == "paid"
-            received = events.next()
-            assert (received["user"], received["payload"]) == ("alice", {"order": 7})
+            pays(server.url, cookies, events)
+
+
+def test_django_under_runserver(tmp_path: Path) -> None:
+    """With daphne among the applications and `ASGI_APPLICATION`, `runserver` streams; Ctrl-C ends it at once."""
+    asgi = 'INSTALLED_APPS.insert(0, "daphne")\nASGI_APPLICATION = "shopsite.asgi.application"\n'
+    cookies, port = django_project(tmp_path, asgi), free_port()
+    command = [sys.executable, "-m", "django", "runserver", "--noreload", str(port)]
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "DJANGO_SETTINGS_MODULE": "shopsite.settings"}
+    with process_at(port, command, cwd=tmp_path, env=env) as process:
+        url = f"http://127.0.0.1:{port}"
+        with stream(url, "/notify/stream", cookies=cookies) as events:
+            pays(url, cookies, events)
+            process.send_signal(signal.SIGINT)
+            assert events.next("notify.end")["reason"] == "shutdown"
+            process.wait(PATIENCE)
