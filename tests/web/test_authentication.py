@@ -212,6 +212,18 @@ async def test_a_function_whose_own_task_was_cancelled(caplog: pytest.LogCapture
     assert "was cancelled from inside" in caplog.text
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_plain_function_that_asks_a_cancelled_task(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that reads what a task has prefetched: its CancelledError does not end the connection's task either."""
+    prefetched = asyncio.get_running_loop().create_future()
+    prefetched.cancel()
+    with caplog.at_level(logging.INFO, "notify.web"):
+        assert (await refusal(made(lambda _: prefetched.result()))).status == 503
+    assert "was cancelled from inside" in caplog.text
+
+
 @dataclass
 class HTTPException(Exception):
     """As web frameworks have it."""
