@@ -174,6 +174,8 @@ def checked(found: Any) -> Identity:
         raise WrongIdentityError("Identity.expires_at must be a datetime with a time zone")
     if isinstance(addresses, str):
         raise WrongIdentityError("Identity.addresses must be a list of names of logs, not one str")
+    if not isinstance(addresses, Iterable):
+        raise WrongIdentityError(f"Identity.addresses must be a list of names of logs, not {type(addresses).__name__}")
     addresses = tuple(addresses)
     names: list[Any] = [identity.user, *addresses, *([] if identity.session == "" else [identity.session])]
     if len(addresses) > MAX_ADDRESSES or not all(isinstance(name, str) for name in names):

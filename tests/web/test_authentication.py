@@ -90,6 +90,7 @@ async def test_a_session_that_cannot_be_one() -> None:
         True,
         Identity(7),  # type: ignore[arg-type]
         Identity("alice", "topic"),
+        Identity("alice", None),  # type: ignore[arg-type]
         Identity("alice", (1,)),  # type: ignore[arg-type]
         Identity("alice", tuple(f"topic-{number}" for number in range(1001))),
         Identity("alice", expires_at=datetime(2099, 1, 1)),

@@ -74,6 +74,7 @@ class WithScope:
         ({"user": Identity("alice"), "addresses": ["a"]}, UsageError, "an Identity, or a user with"),
         ({"user": "alice", "expires_at": datetime(2099, 1, 1)}, UsageError, "time zone"),
         ({"user": "alice", "addresses": "room:7"}, UsageError, "not one str"),
+        ({"user": Identity("alice", None)}, UsageError, "not NoneType"),  # type: ignore[arg-type]
         ({"user": Identity("alice", session="\n")}, UsageError, "control characters"),
         ({"user": "alice", "heartbeat": 0}, UsageError, "heartbeat"),
         ({"user": "alice", "hartbeat": 1}, TypeError, "hartbeat"),
