@@ -1,18 +1,21 @@
 """A `NotifyApp` as a server loads it: the store and the options come from the environment.
 
 `?user=` says who a client is. `TEST_WITHIN` is how many seconds `authenticate` may take. Beside the application's own
-paths: `/inside` shows the signal handlers and what is open; `/inside/push?user=...&count=...` pushes in the server;
-`?delay=` makes `authenticate` take its time. `/view` is an endpoint that authenticates by itself, and returns a stream
-after `?delay=` seconds. `/logs/...` is read as Durable Streams.
+paths: `/inside` shows the signal handlers and what is open, `/inside/memory` how much memory is in use;
+`/inside/push?user=...&count=...` pushes in the server; `?delay=` makes `authenticate` take its time. `/view` is an
+endpoint that authenticates by itself, and returns a stream after `?delay=` seconds. `/logs/...` is read as Durable
+Streams.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -120,4 +123,11 @@ async def push(request: Request) -> dict[str, Any]:
     return {"pushed": count}
 
 
-INSIDE = {"/inside": state, "/inside/push": push}
+async def memory(_: Request) -> dict[str, Any]:
+    """What is in use here, without garbage: small blocks, and bytes of the process."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240 - it is in memory
+    return {"blocks": sys.getallocatedblocks(), "resident": pages * os.sysconf("SC_PAGE_SIZE")}
+
+
+INSIDE = {"/inside": state, "/inside/push": push, "/inside/memory": memory}
