@@ -54,6 +54,15 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         assert [*await store.edges(user="alice")] == [Follow("alice", "news", sent[1].id)]
         assert [*await store.edges(user="carol")] == [Follow("carol", "unknown", "0")]
 
+    async def test_the_position_of_a_follow(self, store: InboxStore) -> None:
+        """A stream that continues from it yields what the topic has after `since`, also if none of that is listed."""
+        plain = await store.save(Event("news", "t", "plain"))
+        change = await self.follow(store, "alice", "news", "0")
+        assert change.event is not None
+        assert change.counts.position == join_positions({"alice": change.event.id, "news": "0"})
+        page = await self.page(store, "alice")
+        assert page.position == join_positions({"alice": change.event.id, "news": plain.id})
+
     async def test_following_twice_and_unfollowing(self, store: InboxStore) -> None:
         """The second follow changes nothing; an unfollow removes the topic's items; nothing comes any more."""
         await self.follow(store, "alice", "news")

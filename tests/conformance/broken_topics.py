@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Self
 
@@ -39,6 +40,14 @@ class FollowsFromNow(Listed):
         if draft.type == "notify.followed":
             draft = saying(draft, since=None)
         return await super().change(draft)
+
+
+@caught_by("test_the_position_of_a_follow", InboxStoreSuite)
+class ReadsATopicToItsEnd(Listed):
+    async def change(self, draft: Event) -> Change:
+        change = await super().change(draft)
+        page = await self.items(draft.user, ItemQuery())
+        return replace(change, counts=replace(change.counts, position=page.position))
 
 
 class KeepsTopics(InboxFolds):

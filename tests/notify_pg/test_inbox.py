@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -88,7 +89,7 @@ USERS = ("alice", "bob", "topic", "news", "guest")
 def random_events(rng: random.Random, known: Sequence[str]) -> list[Event]:
     """A batch to save: items, some of them due on arrival, plain events, repeated keys, sometimes changes."""
     events = []
-    for _ in range(rng.choice((1, 1, 2, 7))):
+    for _ in range(rng.choice((1, 2, 7, 30))):
         user, n = rng.choice(USERS), rng.randrange(1000)
         kind = rng.random()
         if kind < 0.6:
@@ -162,10 +163,10 @@ async def test_random_work_leaves_what_the_fold_says(
             if made.event is not None and expected is not None:
                 assert made.event.payload == expected.payload
                 model.accept(made.event)
-            if (
-                draft.type != "notify.merged"
-            ):  # a topic that comes with a session may have no news, and is read to its end
-                assert made.counts == model.folds.counts(draft.user, NOW)
+            counts = model.folds.counts(draft.user, NOW)
+            if draft.type == "notify.merged":  # reading the session moved its topics in the model alone: both are exact
+                counts = replace(counts, position=made.counts.position)
+            assert made.counts == counts
         else:
             await store.pull("alice")
             model.folds.pull("alice", NOW)
