@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from functools import partial
 
@@ -16,8 +15,6 @@ from ._cursor import BEHIND, LIVE, READING, Cursor, Watermark
 from ._position import Start, parse_position
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
-
-logger = logging.getLogger("notify")
 
 
 class Attachment(BaseStream):
@@ -181,7 +178,7 @@ class Attachment(BaseStream):
         self._prefetched = self._failure = None
         gap = self._cursor.accept(page, reached_end, watermark, self.user, time.time_ns() // 1000)
         if gap is not None:
-            logger.warning("gap (%s) for user %r between %s and %s", gap.reason, self.user, gap.start, gap.end)
+            self._set.gap_log.note(gap, self.user, time.monotonic())
 
     def _discard(self) -> None:
         self._cursor.discard()

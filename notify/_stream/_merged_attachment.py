@@ -13,7 +13,6 @@ event costs the same however many logs there are:
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -33,8 +32,6 @@ from ._merged_log import MergedLog, Shared
 from ._position import NOW, Start, parse_positions
 from ._stream_set import StreamSet
 from ._token import MAX_LOGS
-
-logger = logging.getLogger("notify")
 
 
 def check_users(users: Iterable[str]) -> list[str]:
@@ -145,7 +142,7 @@ class MergedAttachment(BaseStream):
         was_fixed = log.start is not Start.NOW
         gap = log.accept(page, reached_end, watermark, log.user, time.time_ns() // 1000)
         if gap is not None:
-            logger.warning("gap (%s) for user %r between %s and %s", gap.reason, log.user, gap.start, gap.end)
+            self._set.gap_log.note(gap, log.user, time.monotonic())
             self._gaps.append(replace(gap, user=log.user))
         self._yield_due = self._shared.opened and was_fixed  # lets other tasks run during a long replay
         if log.state is CursorState.BEHIND and log.page and not self._abandoned and self._source.immediate is None:

@@ -12,6 +12,7 @@ import anyio
 from .._runtime._stats import Counters
 from ..event import Event
 from ._expiry import Expiry
+from ._gap_log import GapLog
 
 RANKS: Final = 64
 """The streams of one set are divided into this many ranks; draining ends them rank by rank."""
@@ -35,6 +36,7 @@ class StreamSet:
         counters: where open streams are counted.
         opening: called before a stream is opened.
         audit_interval: seconds within which these streams want lost offers to be found; None: no preference.
+        gap_log: where their gaps are logged.
     """
 
     def __init__(self, counters: Counters, audit_interval: float | None = None) -> None:
@@ -42,6 +44,7 @@ class StreamSet:
         self.generation = next_generation()
         self.counters = counters
         self.audit_interval = audit_interval
+        self.gap_log = GapLog()
         self.opening: Callable[[], None] = _nothing
         self._next_rank = 0
 
