@@ -254,11 +254,10 @@ class Notifier(Forgetting[Pushed]):
             UsageError: `signals`, `max_lag` or several users, with a stream store that has no `LiveLog` in `live`.
             ClosedError: the notifier is closed or draining.
         """
-        if self._closed:
+        if self._closed or self._draining:
             self._check_open()
-        self._guard.check_if_running()
-        if self._draining:
             raise ClosedError("the notifier is draining")
+        self._guard.check_if_running()
         since = disconnected_since
         if max_lag is not None or (since is not None and (since.__class__ is not int or since < 0)):
             check_numbers(max_lag=max_lag, disconnected_since=since)
@@ -266,8 +265,7 @@ class Notifier(Forgetting[Pushed]):
         if external is None:
             is_one = isinstance(user, str) or not isinstance(user, Iterable)
             subscribe: Any = self._live._subscribe if is_one else self._live._subscribe_many
-            streams = self._streams
-            return subscribe(user, last_id, streams, signals, max_lag, track, expires, since)  # type: ignore[no-any-return]
+            return subscribe(user, last_id, self._streams, signals, max_lag, track, expires, since)  # type: ignore[no-any-return]
         if not isinstance(user, str) and isinstance(user, Iterable):
             check_users(user)
             raise UsageError(f"{self._store_name} does not support several logs in one stream: it has no LiveLog")

@@ -12,7 +12,7 @@ from .._runtime._waking import wake
 from ..abc import Page, Position
 from ._base_stream import BaseStream, Source
 from ._cursor import BEHIND, LIVE, READING, Cursor, Watermark
-from ._position import Start, parse_position
+from ._position import FROM_NOW, parse_position
 from ._stream_set import StreamSet
 from ._user_streams import UserStreams
 
@@ -75,7 +75,7 @@ class Attachment(BaseStream):
 
     async def _wait_until_ready(self) -> None:
         """Wait for presence and router; first fix the position of a stream that begins now: waits are cancellable."""
-        if self._cursor.start is Start.NOW and self._source.has_log:
+        if self._cursor.start is FROM_NOW and self._source.has_log:
             self._cursor.state = BEHIND
             self._source.request(self)
             await self._receive_page()
@@ -104,7 +104,8 @@ class Attachment(BaseStream):
     @property
     def wanted(self) -> str | None:
         """The position to read from; None asks for the head alone."""
-        return self._cursor.wanted
+        cursor = self._cursor
+        return None if cursor.start is FROM_NOW and not cursor.page else cursor.wanted
 
     @property
     def watermark(self) -> Watermark:

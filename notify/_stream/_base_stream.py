@@ -142,6 +142,10 @@ class BaseStream:
     def _take_at_once(self) -> Event | None:
         """Return the next event, if that needs no waiting."""
 
+    def _enter_nowait(self) -> bool:
+        """Attach, and fix the position, if that needs no waiting; return whether the stream is open."""
+        return False
+
     @abstractmethod
     async def _enter(self) -> None:
         """Attach, and fix the position."""
@@ -237,7 +241,8 @@ class BaseStream:
         try:
             if self._seen != self._set.generation or self._max_lag is not None:
                 self._raise_if_ended(ClosedError)
-            await self._enter()
+            if not self._enter_nowait():
+                await self._enter()
         except DisconnectedError:
             return self
         except BaseException:

@@ -30,7 +30,7 @@ from .._runtime._stats import Counters
 from ..abc import Gap, Page
 from ..event import NO_META, Event, build_event
 from ..ids import GapReason
-from ._position import Position, Start
+from ._position import FROM_EMPTY, FROM_NOW, FROM_ZERO, Position, Start
 from ._ring import RESYNC, Ring
 from ._splice import Contiguity, splice
 from ._token import EMPTY
@@ -113,7 +113,7 @@ class Cursor:
         self.page: list[Event] | None = None
         self.index = 0
         self.counters = counters
-        self._facts = _SIGNALS * signals | _SAW_BEGINNING * (start is Start.EMPTY)
+        self._facts = _SIGNALS * signals | _SAW_BEGINNING * (start is FROM_EMPTY)
         self._proven = self._ephemerals = 0
         self._rare: _Rare | None = None
 
@@ -164,9 +164,9 @@ class Cursor:
         """The position to read from; None asks for the head alone."""
         if self.page:
             return self.page[0].id  # a page that is not the last one ends with an event
-        if self.start is Start.NOW:
+        if self.start is FROM_NOW:
             return None
-        return ids.ZERO if self.start is Start.ZERO else self.last_id
+        return ids.ZERO if self.start is FROM_ZERO else self.last_id
 
     # -- attaching -----------------------------------------------------------------------------------------------
 

@@ -29,7 +29,10 @@ class Position(NamedTuple):
     id: str
 
 
-NOW: Final = Position(Start.NOW, "")
+# a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+FROM_NOW, FROM_ZERO, FROM_EMPTY = Start.NOW, Start.ZERO, Start.EMPTY
+
+NOW: Final = Position(FROM_NOW, "")
 
 
 def parse_position(last_id: abc.Position, user: str) -> Position:

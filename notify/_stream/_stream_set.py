@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from itertools import count
+from itertools import count, cycle
 from typing import Final, Protocol
 
 import anyio
@@ -35,6 +35,7 @@ class StreamSet:
             the number that it has seen, and asks whether it has ended only when it differs.
         counters: where open streams are counted.
         opening: called before a stream is opened.
+        next_rank: returns the rank of a new stream: all ranks in turn.
         audit_interval: seconds within which these streams want lost offers to be found; None: no preference.
         gap_log: where their gaps are logged.
     """
@@ -46,17 +47,12 @@ class StreamSet:
         self.audit_interval = audit_interval
         self.gap_log = GapLog()
         self.opening: Callable[[], None] = _nothing
-        self._next_rank = 0
+        self.next_rank = cycle(range(RANKS)).__next__
 
     @property
     def closed(self) -> bool:
         """Whether every stream has ended."""
         return self.cutoff >= RANKS
-
-    def next_rank(self) -> int:
-        """Return the rank of a new stream: all ranks in turn."""
-        self._next_rank = (self._next_rank + 1) % RANKS
-        return self._next_rank
 
     def attached(self, user: str, track: bool, streams: int = 1) -> None:
         """Note that a stream was opened; `streams` is 0 for a further log of one that counts already."""

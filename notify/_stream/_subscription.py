@@ -20,6 +20,7 @@ import anyio.lowlevel
 from ..abc import Gap
 from ..errors import ClosedError
 from ..event import Event
+from ..ids import ZERO
 from ._attachment import Attachment
 from ._cursor import BEHIND, LIVE, NEW, READING
 from ._ring import RESYNC
@@ -43,7 +44,9 @@ class Subscription(Attachment):
     @property
     def last_id(self) -> str:
         """The resume token: everything up to here was yielded, nothing after it."""
-        return self._cursor.token
+        cursor = self._cursor
+        last_id = cursor.last_id
+        return last_id if last_id != ZERO else cursor.token
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
@@ -145,6 +148,21 @@ class Subscription(Attachment):
                 self._source.observe(event)
         cursor.counters.yielded += 1
         return event
+
+    def _enter_nowait(self) -> bool:
+        cursor = self._cursor
+        if self._source.immediate is None or cursor.state is not NEW:
+            return False
+        if self._streams is None:
+            self._attach()
+        if self._streams is None or not self._set.is_ready(self.user, self._track):
+            return False
+        self._opened()
+        if cursor.state is BEHIND:
+            self._source.request(self)
+        if self._prefetched is not None:
+            self._accept(*self._prefetched)
+        return cursor.opened
 
     async def _enter(self) -> None:
         while self._streams is None or not self._cursor.opened:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from notify import Position
 from notify._asgi import Identity, Request, WebError
 from notify.abc import Interruptible, Stream
 
+from ._authentication import ticket_of
+from ._login import login_of
 from ._site import Site
 
 
-class Admission(NamedTuple):
+@dataclass(slots=True)
+class Admission:
     """A client that may read.
 
     Attributes:
@@ -32,13 +36,18 @@ async def admit(site: Site, request: Request) -> Admission:
     """Return what a client may read.
 
     Raises:
-        WebError: 401 or 503 as by `identify_stream`; 403 if it names an address that it may not read.
+        WebError: 401 or 503 as by `identify` or `redeem`; 403 if it names an address that it may not read.
         BackendError: its ticket could not be looked up.
         ClosedError: the notifier is closed.
     """
     moment = await site.notifier.moment()
     assert site.authentication is not None
-    identity, login = await site.authentication.identify_stream(request)
+    ticket = ticket_of(request)
+    if ticket is None:
+        identity = await site.authentication.identify(request)
+        login = login_of(identity, request)
+    else:
+        identity, login = await site.authentication.redeem(ticket, request)
     named = request.query_all("address") if "address" in request.query else ()
     return Admission(identity, logs_of(identity, named), moment, login)
 
@@ -84,7 +93,7 @@ def subscribed(site: Site, admission: Admission, position: Position) -> ReadStre
         InvalidEventIdError: `position` is not a valid position.
         UsageError: too many logs.
     """
-    identity, logs, moment, _ = admission
+    identity, logs, moment = admission.identity, admission.logs, admission.moment
     users: Any = logs[0] if len(logs) == 1 else logs
     expires = identity.expires_at
     stream: Any

@@ -132,11 +132,13 @@ class NotifyApp:
         kind = scope["type"]
         if kind == "http":  # here, and not in a method: a frame costs every event of every stream
             request = Request(scope)
+            method, more = request.method, request.response_headers
             try:
-                await self._handler(request)(self._site, request, receive, send)
+                handling = self._handler(request)(self._site, request, receive, send)
+                del request  # so that a stream, which may last for hours, can let go of it
+                await handling
             except (WebError, NotifyError) as error:
-                send = without_body(send) if request.method == "HEAD" else send
-                await reply_to(error).send(send, request.response_headers)
+                await reply_to(error).send(without_body(send) if method == "HEAD" else send, more)
         elif kind == "websocket":
             await _websocket.serve(self._site, Request(scope), receive, send)
         elif kind == "lifespan":

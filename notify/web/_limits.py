@@ -9,6 +9,7 @@ begins while the read goes on.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final, Protocol
 
@@ -40,24 +41,25 @@ class StreamLimits:
     Args:
         max_streams: how many there may be in all; None for any number.
         max_streams_per_user: how many one user may have; the oldest is ended for a further one.
+
+    Attributes:
+        open: how many there are.
+        is_full: whether no further one may be opened.
     """
 
     def __init__(self, max_streams: int | None, max_streams_per_user: int) -> None:
-        self._max_streams = max_streams
+        self._max_streams = math.inf if max_streams is None else max_streams
         self._max_streams_per_user = max_streams_per_user
         self._users: dict[str, dict[Limited, None]] = {}
         self.open = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no further stream may be opened."""
-        return self._max_streams is not None and self.open >= self._max_streams
+        self.is_full = self._max_streams <= 0
 
     def add(self, stream: Limited) -> None:
         """Count a stream, and end the oldest ones of a user that has too many."""
         streams = self._users.setdefault(stream.user, {})
         streams[stream] = None
         self.open += 1
+        self.is_full = self.open >= self._max_streams
         while len(streams) > self._max_streams_per_user:
             oldest = next(iter(streams))
             self.discard(oldest)  # at once: it may take a while to end, and must not count twice
@@ -70,6 +72,7 @@ class StreamLimits:
         if streams is not None and stream in streams:
             del streams[stream]
             self.open -= 1
+            self.is_full = self.open >= self._max_streams
             if not streams:
                 del self._users[stream.user]
 

@@ -13,6 +13,7 @@ half: what is in a log was pushed by the application. Ephemeral events are not i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
@@ -191,7 +192,7 @@ class DurableStreams:
         """Return the client's admission to the log that the path names, and the form in which the log is served."""
         if request.method == "HEAD":
             moment = await self._site.notifier.moment()
-            admission = (await check(self._site, request))._replace(moment=moment)
+            admission = replace(await check(self._site, request), moment=moment)
         else:
             admission = await admit(self._site, request)
         identity = admission.identity
@@ -207,7 +208,7 @@ class DurableStreams:
         form = self._form if isinstance(self._form, Form) else self._form(log)
         if form is None:
             raise WebError(404, "not_found", "there is no such stream")
-        return admission._replace(logs=(log,)), form
+        return replace(admission, logs=(log,)), form
 
 
 async def _send(send: Send, messages: Sequence[Message]) -> None:
