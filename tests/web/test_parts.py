@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 import time
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -115,6 +118,23 @@ def test_a_request_as_authenticate_sees_it() -> None:
     assert (request.path, request.client, request.method) == ("/a/stream", "10.0.0.1", "GET")
     bare = Request({"type": "websocket", "headers": []})
     assert (bare.path, bare.client, bare.method, bare.query, bare.cookies) == ("", "", "GET", {}, {})
+
+
+def test_an_identity_is_a_value() -> None:
+    """It cannot be changed, equals another one of the same values, and can be copied, pickled and shown."""
+    expires = datetime(2030, 1, 1, tzinfo=UTC)
+    identity = Identity("alice", ["room"], expires, "s")
+    assert Identity("alice", addresses=["room"], expires_at=expires, session="s") == identity
+    assert Identity("alice") == Identity("alice", (), None, "") != identity
+    assert hash(Identity("alice", ("room",))) == hash(Identity("alice", ("room",)))
+    assert pickle.loads(pickle.dumps(identity)) == copy.copy(identity) == identity
+    assert replace(identity, user="bob") == Identity("bob", ["room"], expires, "s")
+    assert repr(Identity("alice")) == "Identity(user='alice', addresses=(), expires_at=None, session='')"
+    for field in fields(Identity):
+        with pytest.raises(FrozenInstanceError):
+            setattr(identity, field.name, "other")
+    with pytest.raises(TypeError, match="'user'"):
+        Identity()  # type: ignore[call-arg]
 
 
 def test_a_request_says_where_the_session_is() -> None:
