@@ -10,8 +10,6 @@ from notify import Position
 from notify._asgi import Identity, Request, WebError
 from notify.abc import Interruptible, Stream
 
-from ._authentication import ticket_of
-from ._login import login_of
 from ._site import Site
 
 
@@ -36,18 +34,13 @@ async def admit(site: Site, request: Request) -> Admission:
     """Return what a client may read.
 
     Raises:
-        WebError: 401 or 503 as by `identify` or `redeem`; 403 if it names an address that it may not read.
+        WebError: 401 or 503 as by `identify_stream`; 403 if it names an address that it may not read.
         BackendError: its ticket could not be looked up.
         ClosedError: the notifier is closed.
     """
     moment = await site.notifier.moment()
     assert site.authentication is not None
-    ticket = ticket_of(request)
-    if ticket is None:
-        identity = await site.authentication.identify(request)
-        login = login_of(identity, request)
-    else:
-        identity, login = await site.authentication.redeem(ticket, request)
+    identity, login = await site.authentication.identify_stream(request)
     named = request.query_all("address") if "address" in request.query else ()
     return Admission(identity, logs_of(identity, named), moment, login)
 

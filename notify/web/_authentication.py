@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from notify._asgi import WITHIN, Authenticate, Identification, Request, WebError, is_own_origin, parsed, still_valid
 
-from ._login import Client
+from ._login import Client, login_of
 from ._tickets import Tickets
 
 
@@ -24,16 +24,20 @@ class Authentication(Identification):
         super().__init__(authenticate, timeout=timeout)
         self._tickets = tickets
 
-    async def redeem(self, ticket: str, request: Request) -> Client:
-        """Return who opens a stream by this ticket.
+    async def identify_stream(self, request: Request) -> Client:
+        """Return who opens a stream: by the ticket in the URL or among the subprotocols, else as `identify`.
 
         Raises:
-            WebError: 401, it is not valid.
-            BackendError: it could not be looked up.
+            WebError: as `identify`; 401 also for a ticket that is not valid.
+            BackendError: the ticket could not be looked up.
 
-        Cancellation: the ticket may be used up.
+        Cancellation: a ticket may be used up.
         Concurrency: any number of tasks.
         """
+        ticket = ticket_of(request)
+        if ticket is None:
+            identity = await self.identify(request)
+            return Client(identity, login_of(identity, request))
         client = await self._tickets.redeem(ticket, lambda bound: may_use(request, bound))
         if client is None:
             raise WebError(401, "invalid_ticket", "the ticket is not valid, has expired or was used: take a new one")
@@ -42,7 +46,7 @@ class Authentication(Identification):
 
 
 def ticket_of(request: Request) -> str | None:
-    """Return the ticket in the URL of a request, or among its subprotocols; None if there is none."""
+    """Return the ticket that a request carries, or None."""
     for name in request.scope.get("subprotocols") or ():
         if name.startswith("ticket."):
             return str(name.removeprefix("ticket."))
