@@ -38,7 +38,7 @@ class Identity:
     def __init__(
         self, user: str, addresses: Sequence[str] = (), expires_at: datetime | None = None, session: str = ""
     ) -> None:
-        # every request makes one: what `dataclass` would write here takes three times as long
+        # Every request makes one, and the method that `dataclass` would generate takes three times as long.
         _set_user(self, user)
         _set_addresses(self, addresses)
         _set_expires_at(self, expires_at)
@@ -97,9 +97,9 @@ class Request:
     Attributes:
         scope: the ASGI scope.
         method: the method; `GET` for a WebSocket.
-        headers: by their names in lower case; the values of a repeated one are joined.
-        query: the fields of the query string; of a repeated one the last.
-        response_headers: sent with every response to this request: a list to add to.
+        headers: values by lower-case name; the values of a repeated header are joined.
+        query: values by the name of a field of the query string; of a repeated field, the last one.
+        response_headers: sent with every response to this request; add to this list.
     """
 
     # Plain attributes, since every request needs them: in Python 3.11 a property takes ten times as long to read.
@@ -165,4 +165,5 @@ def _fields_of(query_string: bytes | None) -> list[tuple[str, str]]:
     text = query_string.decode("latin-1")
     if "%" in text or "+" in text or not text.isascii() or text.count("&") >= MAX_FIELDS:
         return parse_qsl(text, keep_blank_values=True, errors="replace")[:MAX_FIELDS]
-    return [field.partition("=")[::2] for field in text.split("&") if field]  # most, in a fifth of the time
+    # Most query strings need no decoding: this takes a fifth of the time.
+    return [field.partition("=")[::2] for field in text.split("&") if field]

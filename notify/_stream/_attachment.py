@@ -104,7 +104,7 @@ class Attachment(BaseStream):
     @property
     def wanted(self) -> str | None:
         """The position to read from; None asks for the head alone."""
-        cursor = self._cursor
+        cursor = self._cursor  # decides as `Cursor.wanted`, which is called only if it has to be
         return None if cursor.start is FROM_NOW and not cursor.page else cursor.wanted
 
     @property

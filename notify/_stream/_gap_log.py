@@ -1,4 +1,4 @@
-"""The warnings of gaps: few, however many streams report one."""
+"""Warnings about gaps: few, however many streams report one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..abc import Gap
 QUIET: Final = 60.0
 """Seconds after a warning in which further gaps of the same reason are logged at level DEBUG only.
 
-Each position that a client makes up is a gap, and after a restored backup every stream reports one: the log must show
-that, but not be filled with it. The counters count every gap.
+A client causes a gap by each position that it makes up, and after a restored backup every stream reports one. The log
+must show this without being filled by it. The counters count every gap.
 """
 
 logger = logging.getLogger("notify")
 
 
 class GapLog:
-    """The log of the gaps of all streams of one set."""
+    """Logs the gaps of all streams of one set."""
 
     def __init__(self) -> None:
         self._quiet_until: dict[str, float] = {}
 
     def note(self, gap: Gap, user: str, now: float) -> None:
-        """Log a gap in a user's log; `now` is the monotonic time in seconds."""
+        """Log a gap in the stream of a user; `now` is the monotonic time in seconds."""
         arguments = (gap.reason, user, gap.start, gap.end)
         if now < self._quiet_until.get(gap.reason, now):
             logger.debug("gap (%s) for user %r between %s and %s", *arguments)

@@ -29,7 +29,7 @@ class Position(NamedTuple):
     id: str
 
 
-# a member of an enum is a descriptor in Python 3.11: 80 ns at each access
+# In Python 3.11 each access to a member of an enum takes 80 ns, because it is a descriptor.
 FROM_NOW, FROM_ZERO, FROM_EMPTY = Start.NOW, Start.ZERO, Start.EMPTY
 
 NOW: Final = Position(FROM_NOW, "")

@@ -35,7 +35,7 @@ class StreamSet:
             the number that it has seen, and asks whether it has ended only when it differs.
         counters: where open streams are counted.
         opening: called before a stream is opened.
-        next_rank: returns the rank of a new stream: all ranks in turn.
+        next_rank: returns the rank of a new stream, cycling through all ranks.
         audit_interval: seconds within which these streams want lost offers to be found; None: no preference.
         gap_log: where their gaps are logged.
     """

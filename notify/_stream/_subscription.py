@@ -45,7 +45,7 @@ class Subscription(Attachment):
     def last_id(self) -> str:
         """The resume token: everything up to here was yielded, nothing after it."""
         cursor = self._cursor
-        last_id = cursor.last_id
+        last_id = cursor.last_id  # the token, except perhaps at the beginning: saves a call for each event
         return last_id if last_id != ZERO else cursor.token
 
     @property

@@ -220,7 +220,7 @@ async def keys(options: argparse.Namespace) -> int:
     try:
         private = generate_vapid_key()
         channel = WebPushChannel(private, subject="mailto:operator@example.com")
-    except UsageError as error:  # not for its arguments, which are valid
+    except UsageError as error:  # the arguments are valid, so a package is missing
         raise missing_extra("keys", "webpush", error.__cause__) from error
     say(f"private {private}")
     say(f"public {channel.public_key}")

@@ -43,7 +43,7 @@ class MissingError(NotifyError):
 
 
 def missing_extra(command: str, extra: str, error: BaseException | None) -> MissingError:
-    """Return the error of a command whose extra is not installed, as `error` shows."""
+    """Return the error for a command whose extra is not installed; `error` says what is missing."""
     return MissingError(f"{command} needs the extra {extra}: python -m pip install 'notify-streams[{extra}]' ({error})")
 
 

@@ -74,7 +74,7 @@ async def called(function: Callable[..., Any], *arguments: object) -> Any:
     """Return what a function of the application returns, which may be async.
 
     Raises:
-        TimeoutError: it has not returned within `WITHIN`, as long as `authenticate` may take.
+        TimeoutError: it has not returned within `WITHIN` seconds, the limit for `authenticate` too.
     """
     result = function(*arguments)
     return await without_stray_cancellation(_awaited, result) if inspect.isawaitable(result) else result
@@ -83,7 +83,7 @@ async def called(function: Callable[..., Any], *arguments: object) -> Any:
 async def _awaited(result: Awaitable[Any]) -> Any:
     with anyio.move_on_after(WITHIN):
         return await result
-    raise TimeoutError  # from this line, which the log names, since `place_of` shows no message
+    raise TimeoutError  # without a message, because `place_of` logs only the type and this line
 
 
 async def asked(name: str, function: Callable[..., Any], argument: object) -> Any:

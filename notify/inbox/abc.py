@@ -214,8 +214,8 @@ class InboxStore(Store, Protocol):
         """Apply a change and append it to the user's log, in one step; store nothing if it changes nothing.
 
         Followed topics are pulled first (see `pull`). Items that do not exist are ignored. The streams of the user are
-        woken as by `save`. The position of the counts names a topic that this change has added with the `since` of its
-        follow, so a stream that continues from it yields what the topic has had since.
+        woken as by `save`. For a topic that this change has added, the position of the counts holds the `since` of the
+        follow, so a stream that continues from it yields the events that the topic has had since then.
 
         Args:
             draft: an event of a type in `CHANGES`, checked by the caller. A null `since` of `notify.followed` is

@@ -55,7 +55,7 @@ class InboxTopicTests(InboxTests[InboxStoreT]):
         assert [*await store.edges(user="carol")] == [Follow("carol", "unknown", "0")]
 
     async def test_the_position_of_a_follow(self, store: InboxStore) -> None:
-        """A stream that continues from it yields what the topic has after `since`, also if none of that is listed."""
+        """A stream that continues from it yields the events of the topic after `since`, even if none is listed."""
         plain = await store.save(Event("news", "t", "plain"))
         change = await self.follow(store, "alice", "news", "0")
         assert change.event is not None

@@ -132,13 +132,13 @@ class NotifyApp:
         kind = scope["type"]
         if kind == "http":  # here, and not in a method: a frame costs every event of every stream
             request = Request(scope)
-            method, more = request.method, request.response_headers
+            method, extra_headers = request.method, request.response_headers
             try:
                 handling = self._handler(request)(self._site, request, receive, send)
-                del request  # so that a stream, which may last for hours, can let go of it
+                del request  # lets a stream, which may last for hours, release it
                 await handling
             except (WebError, NotifyError) as error:
-                await reply_to(error).send(without_body(send) if method == "HEAD" else send, more)
+                await reply_to(error).send(without_body(send) if method == "HEAD" else send, extra_headers)
         elif kind == "websocket":
             await _websocket.serve(self._site, Request(scope), receive, send)
         elif kind == "lifespan":

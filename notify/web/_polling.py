@@ -90,7 +90,7 @@ async def events(site: Site, request: Request, receive: Receive, send: Send) -> 
                 raise
             if entrance.has_aborted:
                 page.end = ended(site, "shutdown")
-            elif line.aborted:  # the client has left: without a response, some middleware reports a fault
+            elif line.aborted:  # the client has left, but some middleware logs an error if there is no response
                 wait = 0.0
         messages = page.messages(request)
         if page.end is not None and page.end.reason == "shutdown":

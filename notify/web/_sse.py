@@ -116,7 +116,7 @@ async def serve(
     """
     # One coroutine, since a frame more takes time at every event. `try` where `with` would keep a bound method, and
     # what only opening needs is deleted, since the garbage collector visits each object of thousands of open streams.
-    more = request.response_headers
+    extra_headers = request.response_headers
     entrance = Entrance(site.closing)
     site.closing.opened(entrance)
     try:
@@ -137,7 +137,7 @@ async def serve(
                 query = request.query
                 asked = _position.asked(request.headers, query)
                 if asked.disconnected and asked.is_refused(admission.login):
-                    await Reply(204, headers=NO_STORE).send(send, more)
+                    await Reply(204, headers=NO_STORE).send(send, extra_headers)
                     return
                 translation = None if site.dialect is None else translation_of(site, request, asked, admission)
                 position = asked.position if translation is None else translation.position
@@ -149,7 +149,7 @@ async def serve(
                 try:
                     if not session.enlist():  # its turn may come later than a proxy waits for the head
                         with anyio.fail_after(site.options.send_timeout):
-                            await send_part(send, _response_start(more))
+                            await send_part(send, _response_start(extra_headers))
                         started = True
                         await session.line_up(partial(_keep_alive, session, send))
                     await session.open()
@@ -157,7 +157,7 @@ async def serve(
                     chunk = await feed.first()
                     session.sending = session.written = time.monotonic()
                     if not started:
-                        await send_part(send, _response_start(more))
+                        await send_part(send, _response_start(extra_headers))
                         started = True
                     while True:
                         try:
@@ -179,27 +179,27 @@ async def serve(
                 finally:
                     await session.aclose()
             except Ended as end:
-                await _end(site, more, send, end, started=started)
+                await _end(site, extra_headers, send, end, started=started)
             except (ClosedError, BackendError, WebError) as error:  # while admitting; a Session too raises WebError 400
                 is_unanswered = line.aborted
                 if not is_unanswered:
-                    await _end(site, more, send, _end_of(site, error), started=started)
+                    await _end(site, extra_headers, send, _end_of(site, error), started=started)
             except _AbortedError:
                 is_unanswered = True
             except OSError:  # the client is gone
                 return
             except anyio.get_cancelled_exc_class():
                 if started and not line.aborted:
-                    messages = _last_messages(more, ended(site, "shutdown"), started=True)
+                    messages = _last_messages(extra_headers, ended(site, "shutdown"), started=True)
                     with while_open():
                         await site.closing.farewell(send, *messages, cancelled=True)
                 is_unanswered = line.aborted and not started
                 raise
         if entrance.has_aborted:
-            await _end(site, more, send, ended(site, "shutdown"))
-        elif is_unanswered:  # the client has left: without a response, some middleware reports a fault
+            await _end(site, extra_headers, send, ended(site, "shutdown"))
+        elif is_unanswered:  # the client has left, but some middleware logs an error if there is no response
             with while_open(), anyio.move_on_after(site.options.send_timeout):
-                await send(_response_start(more))
+                await send(_response_start(extra_headers))
                 await send({"type": "http.response.body", "body": b""})
     finally:
         site.closing.closed(entrance)
@@ -224,8 +224,8 @@ async def _keep_alive(session: Session, send: Send) -> None:
     session.sending = 0.0
 
 
-async def _end(site: Site, more: Headers, send: Send, end: Ended, *, started: bool = False) -> None:
-    messages = _last_messages(more, end, started=started)
+async def _end(site: Site, extra_headers: Headers, send: Send, end: Ended, *, started: bool = False) -> None:
+    messages = _last_messages(extra_headers, end, started=started)
     with while_open():
         if end.reason == "shutdown":
             await site.closing.farewell(send, *messages)
@@ -253,14 +253,14 @@ def until_gone_watch(receive: Receive) -> Watch:
     return watch(partial(until_gone, receive))
 
 
-def _response_start(more: Headers) -> Message:
-    headers = [*HEADERS, *more]  # a list of its own: middleware may write into it
+def _response_start(extra_headers: Headers) -> Message:
+    headers = [*HEADERS, *extra_headers]  # a new list, because middleware may change it
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
-def _last_messages(more: Headers, end: Ended, *, started: bool = False) -> list[Message]:
+def _last_messages(extra_headers: Headers, end: Ended, *, started: bool = False) -> list[Message]:
     last: Message = {"type": "http.response.body", "body": end_frames(end)}
-    return [last] if started else [_response_start(more), last]
+    return [last] if started else [_response_start(extra_headers), last]
 
 
 def end_frames(end: Ended) -> bytes:
@@ -371,8 +371,8 @@ class FrameFeed:
         # position needs no escaping.
         position = self._session.stream.last_id.encode() if self._session.has_log else b""
         id_ = (b"id: ", position, b"\n") if position else ()
-        more = (b'","heartbeat":', self._site.heartbeat, sync_members(event), b"}\n\n")
-        return b"".join((b"event: notify.sync\n", *id_, b'data: {"position":"', position, *more))
+        tail = (b'","heartbeat":', self._site.heartbeat, sync_members(event), b"}\n\n")
+        return b"".join((b"event: notify.sync\n", *id_, b'data: {"position":"', position, *tail))
 
 
 def _named(frames: Iterable[Frame], id_: str = "") -> bytes:

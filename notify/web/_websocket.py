@@ -100,8 +100,8 @@ class SocketConnection:
         self._line = watch(self._listen)
         self._entrance = Entrance(site.closing)
         self._commands = CommandQueue()
-        self._unanswered: Command | None = None  # of the inbox, in progress
-        self._admission: Admission | None = None  # unless the client was told that the connection ends
+        self._unanswered: Command | None = None  # the command for the inbox that is in progress
+        self._admission: Admission | None = None  # reset once the client was told that the connection ends
         self._is_gone = False
 
     async def serve(self) -> None:
@@ -219,17 +219,17 @@ class SocketConnection:
         return elsewhere
 
     async def _carry_out(self, admission: Admission) -> None:
-        """Make the changes that had arrived when the client left: a page marks an item, and navigates to it.
+        """Make the changes that had arrived when the client left, as when a page marks an item and navigates to it.
 
-        The one that was in progress is made again, which changes nothing if it was made.
+        The one that was in progress is repeated, which changes nothing if it had already taken effect.
         """
-        command: Command | CommandError | None = self._unanswered
         with anyio.move_on_after(self._site.options.send_timeout), suppress(CommandError):  # raised by `take`
-            while (command := command or self._commands.take()) is not None:
+            command = self._unanswered or self._commands.take()
+            while command is not None:
                 if isinstance(command, Command) and command.do in CHANGING and is_for_inbox(self._site, command):
                     with suppress(CommandError):
                         await answered(self._site, admission.identity, command)
-                command = None
+                command = self._commands.take()
 
     async def _listen(self, line: Watch) -> None:
         """Receive commands until the client is gone."""

@@ -167,7 +167,7 @@ class DurableStreams:
                 messages = refusal(unavailable(ended(site, "shutdown")), request)
             elif reply is not None:
                 messages = reply.messages(request.response_headers)
-            elif reading is None or not reading.has_started:  # without a response, some middleware reports a fault
+            elif reading is None or not reading.has_started:  # some middleware logs an error if there is no response
                 messages = refusal(WebError(400, "incomplete", "the client left before it was answered"), request)
             else:
                 return

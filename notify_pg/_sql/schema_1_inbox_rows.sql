@@ -83,8 +83,8 @@ BEGIN
 END
 $trim$;
 
--- Lists some of the events that a batch has appended: those with numbers in a range and an expiry (-1: none). One that is
--- due on arrival is not stored; it only removes the item before it in its group.
+-- Lists some of the events that a batch has appended: those with numbers in a range and an expiry (-1: none). One that has
+-- expired by then is not stored; it only removes the item before it in its group.
 --
 -- Rows that exist are found one by one and then updated by their place. A join could compare each with all others: its
 -- plan would be that for the few rows of the beginning.

@@ -89,8 +89,8 @@ BEGIN
             END IF;
         END IF;
         IF p_changes IS NOT NULL OR p_topics IS NOT NULL THEN
-            -- Alone: changes, and in an inbox that may be full an item of a group that is due on arrival. It only removes
-            -- the one before it in its group, for which another has had to go by then.
+            -- Applied one by one: changes, and, where the inbox may be full, items of a group that have expired by now. Such
+            -- an item only removes the one before it in its group, but that one has already displaced another.
             SELECT coalesce(array_agg(d.n::integer ORDER BY d.n), '{}') INTO v_stops
                 FROM unnest(p_users, p_changes, p_topics, p_expiries) WITH ORDINALITY AS d (user_id, change, topic, expiry, n)
                 WHERE d.change IS NOT NULL OR (d.topic IS NOT NULL AND d.expiry BETWEEN 0 AND v_now
@@ -227,7 +227,7 @@ BEGIN
     END IF;
     SELECT c.last, c.total, c.unseen, c.unread, c.topics INTO last, total, unseen, unread, topics
         FROM {inbox_counts}(p_user, v_now, v_horizon, p_keep_unread) AS c;
-    -- Not the end of a topic that lists nothing: a stream that continues here yields the events since the follow.
+    -- Not the end of a topic that lists nothing: a stream that continues from here yields its events since the follow.
     SELECT array_agg(f.position ORDER BY f.is_merged, f.topic) INTO positions FROM {follows} f WHERE f.user_id = p_user;
 END
 $change_inbox$;
