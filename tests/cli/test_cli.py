@@ -521,7 +521,10 @@ def test_feed_whose_server_never_comes(tmp_path: Path) -> None:
 
 
 def in_terminal(directory: Path, *arguments: str, stdin: Path, shown: Callable[[bytes], object]) -> tuple[int, str]:
-    """Run the command with its output on a terminal; return its status and output, which `shown` gets as it grows."""
+    """Run the command with its output on a terminal; return its status and output.
+
+    `shown` is called with the output so far, as it grows.
+    """
     ours, theirs = pty.openpty()
     with stdin.open("rb") as feed:
         with os.fdopen(theirs, "wb") as terminal:

@@ -267,7 +267,7 @@ def test_keys_are_a_pair(shop: Path) -> None:
 
 
 def test_keys_without_their_extra(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with every command: status 1, because the command line is right, and a line that says what to install."""
+    """As for every command: status 1, because the command line is valid, and one line that says what to install."""
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     done = called(shop, "dispatch", "keys")
     assert (done.status, done.out) == (1, "")

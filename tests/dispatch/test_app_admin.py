@@ -274,15 +274,15 @@ async def hang(*_: object) -> Any:
 
 
 async def be_cancelled(*_: object) -> Any:
-    """As a driver is whose own task has been cancelled."""
+    """Raise what a driver raises if a task of its own was cancelled."""
     raise asyncio.CancelledError
 
 
 @pytest.mark.parametrize("function", [hang, be_cancelled])
-async def test_functions_of_the_application_that_never_return(
+async def test_functions_of_the_application_that_hang_or_are_cancelled(
     function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The request is answered with an error after the time that `authenticate` may take."""
+    """The request is answered with an error, at the latest after the time that `authenticate` may take."""
     monkeypatch.setattr(_app_site, "WITHIN", 0.01)
     options: dict[str, Any] = {"admin": function, "session_of": function, "callbacks": {"mailer": function}}
     async with serving(**options) as site, site.client("root") as root, site.client() as visitor:

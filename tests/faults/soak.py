@@ -43,8 +43,10 @@ BACKENDS = [
 SETTLE = 60.0
 """Seconds that readers have in the end to get everything."""
 NICE = 10
-"""Workers give way to the servers, and to this process: the proxies run in it. They are more than a small machine can
-run, and if a proxy has to wait for its turn, no connection through it is made in time."""
+"""How far the priority of workers is below that of the servers and of this process, in which the proxies run.
+
+There are more workers than a small machine can run at once, and if a proxy has to wait for the processor, connections
+through it time out."""
 
 Fault: TypeAlias = Callable[[], Awaitable[None]]
 

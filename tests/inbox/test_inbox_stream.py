@@ -867,7 +867,7 @@ async def test_an_answer_for_a_stream_that_has_ended(caplog: pytest.LogCaptureFi
         dropped = inbox.subscribe("bob")
         with pytest.raises(TimeoutError):
             await dropped.next(0.01)
-        await anyio.wait_all_tasks_blocked()  # both read, however little of that time was theirs
+        await anyio.wait_all_tasks_blocked()  # both are reading, even if they got little of that time
         assert inbox._background.running == 2
         await stream.aclose()
         gone = ref(dropped)

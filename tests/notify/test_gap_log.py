@@ -12,7 +12,7 @@ from notify_memory import MemoryStore
 
 @pytest.mark.anyio
 async def test_forged_positions_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Of many positions that clients made up, one warning for each reason; the other gaps are logged as details."""
+    """Many positions that clients made up cause one warning for each reason; other gaps are logged at level DEBUG."""
     caplog.set_level("DEBUG", "notify")
     users = ["alice", "bob"]
     async with Notifier(MemoryStore()) as notifier:
@@ -36,7 +36,7 @@ async def test_forged_positions_do_not_fill_the_log(caplog: pytest.LogCaptureFix
 
 
 def test_gaps_that_go_on_are_logged_again(caplog: pytest.LogCaptureFixture) -> None:
-    """Of each reason one warning a minute, which names the latest gap."""
+    """There is one warning a minute for each reason, and it names the latest gap."""
     log = GapLog()
     for now in (0.0, 59.9, 60.0, 119.0, 500.0):
         log.note(Gap("rewound", "9-0", "0"), f"user{now:g}", now)

@@ -1,4 +1,4 @@
-"""The functions in the database: none is changed under the name under which a release has created it."""
+"""The functions in the database: one that a release has created is not changed without a new name."""
 
 from __future__ import annotations
 
@@ -65,10 +65,11 @@ def digests() -> dict[str, str]:
 
 
 def test_a_changed_function_has_a_new_name() -> None:
-    """A database keeps a function whose name it has, so that processes of two releases can work side by side.
+    """A function that a database already has is not replaced, so that processes of two releases can work side by side.
 
-    If a release has the function, give it the next number in `notify_pg/_names.py`: `save_2`. Its callers in SQL change
-    with it, so they get new names too. Then put the new digest here, which is all to do before the first release.
+    If a release has the function, give it the next number in `notify_pg/_names.py`, for example `save_2`. Its callers
+    in SQL change with it, so they get new names too. Then put the new digest here; before the first release, this is
+    the only step.
     """
     found = digests()
     assert {*found} == {*FUNCTIONS.values(), *DISPATCH_FUNCTIONS.values()}

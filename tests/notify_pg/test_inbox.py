@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 ALL = ItemQuery(limit=100_000, state="all")
 
 NOW = 1
-"""The model's time in milliseconds: what expires then is due on arrival there, as it is in the store."""
+"""The model's time in milliseconds. An item that expires then has expired on arrival, in the model as in the store."""
 
 
 def item(user: str, n: int, group: str | None = None, expires: str = "") -> Event:
@@ -164,7 +164,7 @@ async def test_random_work_leaves_what_the_fold_says(
                 assert made.event.payload == expected.payload
                 model.accept(made.event)
             counts = model.folds.counts(draft.user, NOW)
-            if draft.type == "notify.merged":  # reading the session moved its topics in the model alone: both are exact
+            if draft.type == "notify.merged":  # only the model read the session's topics; both are exact
                 counts = replace(counts, position=made.counts.position)
             assert made.counts == counts
         else:
@@ -202,7 +202,7 @@ async def test_a_topic_costs_one_write(make: Make, sql: asyncpg.Connection, sche
 async def test_changes_whose_reply_was_lost_are_applied_once(
     make: Make, sql: asyncpg.Connection, schema: str, is_again: bool
 ) -> None:
-    """The attempt that follows leaves alone what others have changed since, and the position of the inbox."""
+    """The retry overwrites neither what others have changed since then nor the position of the inbox."""
     store: PostgresStore = await make(timeout=20.0)
     sent = await store.save(item("alice", 0))
     nonce, deadline = secrets.randbits(62), time.time_ns() // 1000 + 100_000_000

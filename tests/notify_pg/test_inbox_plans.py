@@ -119,7 +119,7 @@ async def test_sends_to_an_inbox_full_of_unread_items(
 async def test_a_batch_of_items_that_are_due_on_arrival(
     full: PostgresStore, sql: asyncpg.Connection, schema: str
 ) -> None:
-    """Each costs the same, wherever it stands in the batch: none finds rows that those before it have left."""
+    """Each costs the same, wherever it is in the batch: none has to skip dead rows of those before it."""
     for user in ("alice", "bob"):  # the first inbox is full
         found = 0
         for _ in range(2):

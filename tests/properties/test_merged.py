@@ -122,7 +122,7 @@ class World:
                 self.took(await self.stream.next(0.3))
             except TimeoutError:
                 self.cross()  # what was left is gone
-                if self.news:  # a busy machine may have been late; what is not woken up waits for this, too
+                if self.news:  # a busy machine may be late; a reader that is never woken times out here too
                     self.took(await self.stream.next(10))
 
     def check_token(self) -> None:

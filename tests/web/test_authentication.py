@@ -217,7 +217,7 @@ async def test_a_function_whose_own_task_was_cancelled(caplog: pytest.LogCapture
 async def test_a_plain_function_that_asks_a_cancelled_task(
     anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As one that reads what a task has prefetched: its CancelledError does not end the connection's task either."""
+    """For example, one that reads what a task has prefetched: its CancelledError does not end the connection's task."""
     prefetched = asyncio.get_running_loop().create_future()
     prefetched.cancel()
     with caplog.at_level(logging.INFO, "notify.web"):

@@ -231,7 +231,7 @@ COLLISIONS = """() => {
     const cells = [...document.querySelectorAll('.devices li')].filter((cell) => cell.scrollWidth > cell.clientWidth);
     return [...pairs, ...cells.map((cell) => [cell.textContent.trim(), 'the edge of its cell'])];
 }"""
-"""What is written across something else, in the heads of the instances, the devices, the form and the verdict."""
+"""Texts that overlap something else, in the headers of the instances, the devices, the form and the verdict."""
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (1190, 800), (768, 1024), (390, 844)])

@@ -222,8 +222,8 @@ async def test_an_authenticate_that_cannot_be_cancelled(transport: str, how: str
 
 @pytest.mark.parametrize("when", ["authenticated", "answered"])
 @pytest.mark.parametrize("transport", [name for name in PATHS if name != "websocket"])
-async def test_a_client_that_leaves_is_no_fault_for_a_middleware(transport: str, when: str) -> None:
-    """While it is authenticated, or waits: one that takes a request without a response for a fault sees none."""
+async def test_middleware_gets_a_response_although_the_client_has_left(transport: str, when: str) -> None:
+    """It leaves while it is authenticated, or while it waits. Some middleware logs an error if there is no response."""
     asked, request = anyio.Event(), Alone(transport)
 
     async def authenticate(_: Request) -> str:

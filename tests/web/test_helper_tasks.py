@@ -1,4 +1,4 @@
-"""What a connection costs in tasks: the one in which the server calls the application, and one beside it."""
+"""How many tasks a connection costs: the one in which the server calls the application, and at most one more."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Server:
 
 
 def tasks() -> int:
-    """How many tasks there are."""
+    """Return how many tasks there are."""
     try:
         return len(asyncio.all_tasks())
     except RuntimeError:
@@ -75,8 +75,8 @@ def tasks() -> int:
 
 
 @pytest.mark.parametrize("way", CONNECTIONS)
-async def test_one_task_beside_the_servers(way: str) -> None:
-    """However it waits, a connection has at most one task beside that of the server."""
+async def test_at_most_one_more_task(way: str) -> None:
+    """However it waits, a connection has at most one task in addition to the server's."""
     async with Notifier(MemoryStreamStore(), poll_interval=60.0) as notifier:
         position = (await notifier.push("alice", "first", None)).id
         server = Server(notifier, way, position)
@@ -86,7 +86,7 @@ async def test_one_task_beside_the_servers(way: str) -> None:
             await anyio.wait_all_tasks_blocked()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(server.connect)  # with what the application starts once, such as its ticker
+            group.start_soon(server.connect)  # also starts what the application starts once, such as its ticker
             await are_open(1)
             before = tasks()
             for _ in range(MANY):

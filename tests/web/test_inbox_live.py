@@ -175,7 +175,7 @@ class TestStream:
         """The counts are told without an event."""
         async with running() as alice, alice.stream() as client:
             await next_of(client, "notify.sync")
-            await alice.send(ttl=2)  # its counts are read before it expires
+            await alice.send(ttl=2)  # long enough for its counts to be read
             with anyio.fail_after(10):
                 while not (told := of(client, "notify.counts")) or numbers(told[-1]) != (0, 0, 0):
                     await client.read()

@@ -121,7 +121,7 @@ def test_a_request_as_authenticate_sees_it() -> None:
 
 
 def test_an_identity_is_a_value() -> None:
-    """It cannot be changed, equals another one of the same values, and can be copied, pickled and shown."""
+    """It is immutable, equals another one with the same values, and can be copied, pickled and printed."""
     expires = datetime(2030, 1, 1, tzinfo=UTC)
     identity = Identity("alice", ["room"], expires, "s")
     assert Identity("alice", addresses=["room"], expires_at=expires, session="s") == identity
@@ -726,7 +726,7 @@ async def test_a_block_that_is_aborted_as_it_ends(plain: bool) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_block_that_is_aborted_as_its_task_is_cancelled(anyio_backend: str) -> None:
-    """The end of the block sees both cancellations as one; the task is cancelled, as was asked for."""
+    """The end of the block sees both cancellations as one; the task is cancelled, as requested."""
 
     async def forever(_: Watch) -> None:
         await anyio.sleep_forever()

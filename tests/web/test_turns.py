@@ -400,7 +400,7 @@ async def test_a_long_poll_that_has_not_read_the_log(reason: str, code: str) -> 
 
 
 async def test_a_long_poll_whose_client_leaves() -> None:
-    """It is answered nonetheless, because some middleware takes a request without an answer for a fault."""
+    """It is answered nonetheless, because some middleware logs an error if there is no response."""
     call = await ended_poll("live", "left")
     assert (call.status, json.loads(call.text)["error"]["code"]) == (400, "incomplete")
 

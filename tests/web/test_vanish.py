@@ -30,7 +30,7 @@ outside = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 APP = "tests.web.apps.plain:app"
 WAYS = ("fin", "rst", "half")
 SILENT = "silent"
-"""No way to leave: the client is connected, says nothing and reads nothing more."""
+"""Not a way to leave: the client stays connected, but sends and reads nothing more."""
 
 FEW = 25
 FEWER = 5
@@ -129,10 +129,10 @@ async def test_clients_that_leave_leave_nothing(kind: str, tmp_path: Path, anyio
 @pytest.mark.slow
 @pytest.mark.timeout(180)  # the silent ones stay until the end of their lifetime
 async def test_ten_thousand_connections_leave_nothing(tmp_path: Path, anyio_backend: str) -> None:
-    """After 2,500 of each way, and 2,500 that say nothing until the server ends them, memory is where it was too."""
-    at_once = ("--timeout-keep-alive", "0")  # or uvicorn keeps what belongs to an ended connection for five seconds
+    """After 2,500 clients of each way, and 2,500 silent ones that the server ends, memory is where it was, too."""
+    at_once = ("--timeout-keep-alive", "0")  # otherwise uvicorn keeps the state of an ended connection for five seconds
     with served("uvicorn", tmp_path, *at_once, heartbeat=60.0, lifetime=LIFETIME) as server:
-        for way in ("fin", SILENT):  # those that end in the same moment take more memory, until they are thousands
+        for way in ("fin", SILENT):  # when many end at once, memory grows, until thousands have ended
             await _rounds(server.port, way, MANY)
         before, first = await settled(server.port), await _memory(server.port)
         for way in (*WAYS, SILENT):
@@ -155,7 +155,7 @@ async def _rounds(port: int, way: str, number: int) -> None:
 
 
 async def _freed(port: int, first: dict[str, int]) -> bool:
-    """Whether less than one block of each is left."""
+    """Whether less than one block for each client is left."""
     return (await _memory(port))["blocks"] - first["blocks"] < MANY
 
 

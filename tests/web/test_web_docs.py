@@ -65,7 +65,7 @@ def html() -> str:
 def serving(
     directory: Path, source: str, port: int | None = None, ready: str = "/", *, killed: bool = False
 ) -> Iterator[str]:
-    """Run a program as app.py, beside page.html, and yield its URL; in the end it may be killed."""
+    """Run a program as app.py, beside page.html, and yield its URL; `killed` ends it by SIGKILL."""
     (directory / "app.py").write_text(source, encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")
     run_here = f"import os; os.chdir({str(directory)!r}); from app import app"
@@ -262,7 +262,7 @@ def push(directory: Path) -> None:
 
 @contextmanager
 def running(directory: Path, source: str, port: int, *, killed: bool = False) -> Iterator[str]:
-    """Run a program that serves by itself at port 8000, here at another one; in the end it may be killed."""
+    """Run a program that serves by itself at port 8000, here at another one; `killed` ends it by SIGKILL."""
     assert "port=8000" in source
     (directory / "app.py").write_text(source.replace("port=8000", f"port={port}"), encoding="utf-8")
     (directory / "page.html").write_text(html(), encoding="utf-8")

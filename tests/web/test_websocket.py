@@ -473,7 +473,7 @@ class Page:
 
     Args:
         commands: what it sends.
-        released: set once the end has to arrive, if it is not to follow at once.
+        released: the end follows when this is set; without it, at once.
     """
 
     def __init__(self, *commands: dict[str, Any], released: anyio.Event | None = None) -> None:

@@ -124,7 +124,7 @@ async def push(request: Request) -> dict[str, Any]:
 
 
 async def memory(_: Request) -> dict[str, Any]:
-    """What is in use here, without garbage: small blocks, and bytes of the process."""
+    """The memory in use after a garbage collection: allocated blocks, and resident bytes of the process."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240 - it is in memory
     return {"blocks": sys.getallocatedblocks(), "resident": pages * os.sysconf("SC_PAGE_SIZE")}

@@ -1,6 +1,6 @@
-"""Three sites with the application, one of which another one lets in, and what their pages try.
+"""Three sites that run the application, the first of which allows the origin of the second, and what their pages try.
 
-The names differ (`127.0.0.1` and `localhost`), so a browser takes them for different sites.
+The names differ (`127.0.0.1` and `localhost`), so a browser treats them as different sites.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ the requests of another site's page. In everything else the engines agree."""
 
 
 def test_what_an_engine_sends(engine: Engine, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """The headers by which pages of the own site and of another one are told apart; the other one reaches nothing."""
+    """The headers that distinguish the application's own pages from those of another site, which reach nothing."""
     in_sockets, leaks = SENT[request.node.callspec.params["engine"]]
     with serving_sites(tmp_path) as sites:
         tab = engine.tab()
@@ -181,7 +181,7 @@ COOKIE = {"cookie": "user=alice"}
 
 
 def attempted(tab: Tab, sites: Sites) -> list[object]:
-    """What the page that is open in a tab gets: of the own site's stream, and of its WebSocket."""
+    """Return what the page that is open in a tab gets from the application's stream, and from its WebSocket."""
     tries = (f"({EVENT_SOURCE})('{sites.own}/stream')", f"({SOCKET})(['{sites.own}/ws', ['notify.v1']])")
     for name, tried in zip(("stream", "socket"), tries, strict=True):  # one after the other, as they are noted
         tab.js(f"({tried}.then((result) => {{ window.{name} = result; }}), 0)")
