@@ -31,7 +31,7 @@ DIGESTS: Final = {
     "inbox_merge_1": "ee5d8ac209c7",
     "inbox_apply_1": "34ae0fb9a0c8",
     "save_inbox_1": "7ac3e9a56028",
-    "change_inbox_1": "8cc939e3d77a",
+    "change_inbox_1": "13da47d11580",
     "pull_inbox_1": "8f167310558a",
     "sweep_inboxes_1": "1249b14d3335",
     "leave_topic_1": "241625f128cf",
