@@ -33,6 +33,7 @@ from ._reply import read_ahead as read_ahead
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
 from ._reply import send_part as send_part
+from ._reply import send_whole as send_whole
 from ._reply import web_error as web_error
 from ._reply import while_open as while_open
 from ._reply import without_body as without_body
@@ -83,6 +84,7 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "read_object",
     "reply_to",
     "send_part",
+    "send_whole",
     "still_valid",
     "web_error",
     "while_open",

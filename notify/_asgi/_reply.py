@@ -28,6 +28,13 @@ JSON_HEADERS: Final[Headers] = [
 
 logger = logging.getLogger("notify")
 
+SENT_WITHIN: Final = 60.0
+"""Seconds that a client may take to read a whole response: that of 100 kB, at 2 kB/s, passes.
+
+Some servers wait until the client has read the response, such as hypercorn over HTTP/2: one that does not read would
+keep its request open for as long as it stays connected.
+"""
+
 RETRY_AFTER: Final = (1, 5)
 """Seconds that a client is asked to wait after 503: drawn at random, so that clients do not come back together."""
 
@@ -81,10 +88,8 @@ class Reply:
         return cls(status, body, [*JSON_HEADERS, *headers])
 
     async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Send the response, with further headers; a client that is gone does not need it."""
-        with while_open():
-            for message in self.messages(more):
-                await send(message)
+        """Send the response, with further headers."""
+        await send_whole(send, self.messages(more))
 
     def messages(self, more: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
         """Return the response, with further headers."""
@@ -131,6 +136,13 @@ def log_gone(error: Exception) -> None:
     name = frame.f_code.co_filename
     kind = type(error).__name__
     logger.debug("send raised %s at %s:%s, so the client counts as gone", kind, name, line)
+
+
+async def send_whole(send: Send, messages: Iterable[Message]) -> None:
+    """Send a whole response. Give up after `SENT_WITHIN`, or once the client is gone."""
+    with while_open(), anyio.move_on_after(SENT_WITHIN):
+        for message in messages:
+            await send(message)
 
 
 async def send_part(send: Send, message: Message) -> None:

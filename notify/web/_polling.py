@@ -113,10 +113,7 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
     _limit(request)
     _seconds(request)
     await check(site, request)
-    headers = [*JSON_HEADERS, *request.response_headers]
-    with while_open():
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+    await Reply(200, headers=JSON_HEADERS).send(send, request.response_headers)
 
 
 async def _admitted(page: PollPage, request: Request) -> Admission | None:

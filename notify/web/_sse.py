@@ -94,9 +94,7 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
         WebError: the client is refused.
     """
     await check(site, request)
-    with while_open():
-        await send(_response_start(request.response_headers))
-        await send({"type": "http.response.body", "body": b""})
+    await Reply(200, headers=HEADERS).send(send, request.response_headers)
 
 
 async def serve(

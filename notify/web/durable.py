@@ -19,7 +19,7 @@ from typing import Any, Final
 import anyio
 
 from notify import Notifier, NotifyError, UsageError
-from notify._asgi import Authenticate, Message, Receive, Reply, Request, Scope, Send, WebError, while_open
+from notify._asgi import Authenticate, Receive, Reply, Request, Scope, Send, WebError, send_whole, while_open
 
 from ._admission import Admission, admit, check
 from ._durable import Form as Form
@@ -118,9 +118,9 @@ class DurableStreams:
         try:
             await self._serve(request, receive, send)
         except Ended as end:
-            await _send(send, refusal(unavailable(end), request))
+            await send_whole(send, refusal(unavailable(end), request))
         except (WebError, NotifyError) as error:
-            await _send(send, refusal(error, request))
+            await send_whole(send, refusal(error, request))
 
     def begin_shutdown(self) -> None:
         """End the live reads, whose clients read on elsewhere. For applications that run a server themselves."""
@@ -209,12 +209,6 @@ class DurableStreams:
         if form is None:
             raise WebError(404, "not_found", "there is no such stream")
         return replace(admission, logs=(log,)), form
-
-
-async def _send(send: Send, messages: Sequence[Message]) -> None:
-    with while_open():
-        for message in messages:
-            await send(message)
 
 
 def below_mount(scope: Scope) -> str:
