@@ -330,8 +330,8 @@ class Pushing(Generic[Pushed]):
         """
         if self._closed:
             raise ClosedError("the notifier is closed")
+        self._guard.check()
         if not self._is_informed:
-            self._guard.check()
             live = self._parts.live
             self._parts.streams.opening()
             with suppress(BackendError), anyio.move_on_after(min(_PATIENCE, self._options.timeout)):

@@ -154,7 +154,10 @@ class Attachment(BaseStream):
         """Begin at the head of the log, which was read just now: nothing can have been offered since."""
         streams = self._streams
         assert streams is not None  # by I2
-        streams.reached(head, no_offer_since=True)
+        if streams.last_id is None:
+            streams.last_id = head
+        else:
+            streams.reached(head, no_offer_since=True)
         self._failure = None
         self._cursor.begin(head, streams.end, self.user, time.time_ns() // 1000)
 

@@ -292,7 +292,7 @@ class Cursor:
         self.state = LIVE
         self._proven = end
         if self._facts & _SIGNALS and not self._facts & _SYNCED:
-            self.page = [control(user, "notify.sync", head, head, {}, micros)]
+            self.page = [build_event(head, head, user, "notify.sync", b"{}", micros, None, None, NO_META)]
         self._facts |= _OPENED | _SYNCED | (_SAW_BEGINNING if head == ids.ZERO else 0)
 
     def accept(self, page: Page, reached_end: bool, watermark: Watermark, user: str, micros: int) -> Gap | None:

@@ -29,7 +29,7 @@ from ..event import check_user, plain
 from ._base_stream import BaseStream, Source
 from ._cursor import GAPS_KEPT, CursorState
 from ._merged_log import MergedLog, Shared
-from ._position import NOW, Start, parse_positions
+from ._position import FROM_NOW, NOW, parse_positions
 from ._stream_set import StreamSet
 from ._token import MAX_LOGS
 
@@ -139,7 +139,7 @@ class MergedAttachment(BaseStream):
     def _accept(self, log: MergedLog) -> None:
         page, reached_end, watermark = self._shared.arrived.pop(log)
         self._pending.pop(log, None)
-        was_fixed = log.start is not Start.NOW
+        was_fixed = log.start is not FROM_NOW
         gap = log.accept(page, reached_end, watermark, log.user, time.time_ns() // 1000)
         if gap is not None:
             self._set.gap_log.note(gap, log.user, time.monotonic())
@@ -154,7 +154,7 @@ class MergedAttachment(BaseStream):
         """Note whether the position of every log is fixed."""
         if not self._shared.opened:
             self._shared.opened = all(log.opened for log in self._logs.values())
-        if self._fixing and all(log.start is not Start.NOW for log in self._logs.values()):
+        if self._fixing and all(log.start is not FROM_NOW for log in self._logs.values()):
             self._release_fixing()
 
     def _release_fixing(self) -> None:
@@ -170,7 +170,7 @@ class MergedAttachment(BaseStream):
         if self._attached and not self._is_ready():
             # What starts from now on begins here, even if the reader is cancelled before presence and router are ready.
             for log in self._logs.values():
-                if log.start is Start.NOW and self._source.has_log and not log.is_reading:
+                if log.start is FROM_NOW and self._source.has_log and not log.is_reading:
                     self._begin_log(log)
             while self._pending and self._failure is None and not self._must_return:
                 await self.waiter  # type: ignore[misc]  # an attached stream has one; a head is accepted as it arrives
@@ -234,7 +234,7 @@ class MergedAttachment(BaseStream):
 
     def page_arrived(self, log: MergedLog) -> None:
         """Wake the reader; a head fixes the position of its log at once, whether or not there is a reader."""
-        if log.start is Start.NOW:
+        if log.start is FROM_NOW:
             self._accept(log)
         if not self._abandoned:
             wake(self.waiter)

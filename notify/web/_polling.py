@@ -197,7 +197,7 @@ class PollPage:
 
     async def _replay(self, session: Session) -> None:
         self._is_synced = not session.has_log
-        while not await session.turn():
+        while not session.is_from_now and not await session.turn():
             pass  # a heartbeat would be due, were this a stream
         try:
             while not self._is_synced:  # a full page looks at one event more: it may be `notify.sync`

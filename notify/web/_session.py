@@ -126,6 +126,7 @@ class Session:
 
     Attributes:
         has_log: whether there is a log to resume from; otherwise the stream yields no `notify.sync`.
+        is_from_now: whether the stream starts from now: it has nothing to replay.
         is_invalid: whether the position that was asked for is not one.
         is_one_log: whether the stream reads one log for certain, so that its position is the id of the latest event.
         user: whose stream this is.
@@ -147,6 +148,7 @@ class Session:
         "_until",
         "_woken",
         "has_log",
+        "is_from_now",
         "is_invalid",
         "is_one_log",
         "sending",
@@ -175,11 +177,12 @@ class Session:
         self._until = self.written + site.options.lifetime * jitter
         self.has_log = site.has_log
         self.is_invalid = False
+        self.is_from_now = not position
         try:
             try:
                 self.stream = subscribed(site, admission, position or None)
             except InvalidEventIdError:
-                self.is_invalid = True
+                self.is_invalid = self.is_from_now = True
                 self.stream = subscribed(site, admission, None)
         except ClosedError:
             raise ended(site, "shutdown") from None
@@ -327,7 +330,8 @@ class Session:
     def enlist(self) -> bool:
         """Count the connection, and take a turn to open it in; return False if all turns are taken: then `line_up`.
 
-        The stream reads its first page in its turn: thousands of pages read at once would fill the memory.
+        The stream reads its first page in its turn: thousands of pages read at once would fill the memory. A stream
+        that starts from now reads no page, so it needs no turn, and a new page of the site does not wait for replays.
 
         Raises:
             Ended: there is no room, or the connection is to end.
@@ -340,7 +344,7 @@ class Session:
                 raise self.ended("overload")
             site.limits.add(self)
         site.ticker.add(self, min(self._until, self.written + site.ticker.interval))
-        return site.turns.take(self)
+        return self.is_from_now or site.turns.take(self)
 
     async def line_up(self, keep_alive: Callable[[], Awaitable[None]] | None = None) -> None:
         """Wait for the turn, once `enlist` has returned False; `keep_alive` is called when a heartbeat is due.

@@ -308,7 +308,7 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self.is_synced or self._site.turns.is_busy:
+        if self.is_synced or (not self._session.is_from_now and self._site.turns.is_busy):
             return self._beginning
         event = self._session.stream.next_nowait()  # of the page that was read when the session was entered
         if event is None:

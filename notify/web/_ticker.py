@@ -69,7 +69,9 @@ class Ticker:
             self._running = True
             self._next = int(time.monotonic() / self._width)
             self._background.start(self._run)
-        slot = max(int(due / self._width) + 1, self._next)  # what is overdue is filed where the task will still look
+        slot = int(due / self._width) + 1
+        if slot < self._next:  # what is overdue is filed where the task will still look
+            slot = self._next
         timed.slot = slot
         filed = self._slots.get(slot)
         if filed is None:

@@ -199,7 +199,8 @@ class SocketConnection:
                 while (command := self._commands.take()) is not None:
                     if (elsewhere := await self._obey(admission, command)) is not None:
                         return elsewhere
-                event = await (session.next() if feed.is_synced else session.next_in_turn())
+                is_live = feed.is_synced or session.is_from_now
+                event = await (session.next() if is_live else session.next_in_turn())
                 for text in feed.encoded(event):
                     await self._say(text)
 

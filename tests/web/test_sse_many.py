@@ -191,7 +191,7 @@ async def test_a_turn_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> Non
         app = NotifyApp(notifier, authenticate)
         for number in range(TURNS):
             assert await app._site.turns.acquire(number)
-        client = Client(app, "alice")
+        client = Client(app, "alice", "0")
         async with anyio.create_task_group() as group:
             group.start_soon(client.run)
             await until(lambda: client.status)

@@ -320,6 +320,24 @@ async def test_a_slow_store_holds_no_turn(kind: str, page: str, hold: float) -> 
 # -- long polls of Durable Streams ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("target", ["/stream", "/ws", "/events?wait=20"])
+async def test_a_stream_that_starts_from_now_needs_no_turn(target: str) -> None:
+    """It has nothing to replay, so it does not wait for the replays of others."""
+    async with Notifier(PlainStore()) as notifier:
+        app = NotifyApp(notifier, lambda request: request.headers["x-user"])
+        turns = app._site.turns
+        for number in range(TURNS):
+            assert turns.take(number)
+        call = Call(app, target)
+        async with anyio.create_task_group() as group:
+            group.start_soon(call.run)
+            await until(lambda: "notify.sync" in call.text or notifier.statistics().open_streams)
+            await notifier.push("alice", "t", "news")
+            await until(lambda: "news" in call.text)
+            assert all(turns.is_held_by(number) for number in range(TURNS))
+            call.left.set()
+
+
 async def ended_poll(phase: str, reason: str) -> Call:
     """Let a long poll end in this phase for this reason, and return it."""
     store = SlowStore()
