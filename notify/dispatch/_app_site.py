@@ -76,11 +76,13 @@ async def called(function: Callable[..., Any], *arguments: object) -> Any:
     Raises:
         TimeoutError: it has not returned within `WITHIN` seconds, the limit for `authenticate` too.
     """
+    return await without_stray_cancellation(_result, function, *arguments)
+
+
+async def _result(function: Callable[..., Any], *arguments: object) -> Any:
     result = function(*arguments)
-    return await without_stray_cancellation(_awaited, result) if inspect.isawaitable(result) else result
-
-
-async def _awaited(result: Awaitable[Any]) -> Any:
+    if not inspect.isawaitable(result):
+        return result
     with anyio.move_on_after(WITHIN):
         return await result
     raise TimeoutError  # without a message, because `place_of` logs only the type and this line

@@ -151,16 +151,7 @@ class InboxHooks:
             self.failures += 1
             return _FAILED
         try:
-            answer = call.function(*args)
-            if isawaitable(answer):
-                with anyio.move_on_after(TIMEOUT) as scope:
-                    try:
-                        answer = await without_stray_cancellation(_awaited, answer)
-                    finally:
-                        if scope.cancel_called:  # it may have caught that, to return or to raise something of its own
-                            late.add(call)
-                if call in late:
-                    raise TimeoutError(f"it has not returned within {TIMEOUT:g} s")  # noqa: TRY301 - logged as others
+            answer = await without_stray_cancellation(_answer, call, late, *args)
             if answer is not None and call.name == "before_send":  # not `in self.before`: it may have been removed
                 answer = _checked(answer, *args)
         except Exception as error:
@@ -171,8 +162,18 @@ class InboxHooks:
         return answer
 
 
-async def _awaited(answer: Awaitable[Any]) -> Any:
-    return await answer
+async def _answer(call: _Call, late: set[_Call], *args: Any) -> Any:
+    answer = call.function(*args)
+    if isawaitable(answer):
+        with anyio.move_on_after(TIMEOUT) as scope:
+            try:
+                answer = await answer
+            finally:
+                if scope.cancel_called:  # the hook may have caught that, to return or to raise something of its own
+                    late.add(call)
+        if call in late:
+            raise TimeoutError(f"it has not returned within {TIMEOUT:g} s")
+    return answer
 
 
 def _checked(answer: Any, draft: Event) -> Event:

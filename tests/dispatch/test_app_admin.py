@@ -278,7 +278,12 @@ async def be_cancelled(*_: object) -> Any:
     raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("function", [hang, be_cancelled])
+def read_cancelled(*_: object) -> Any:
+    """Raise what reading the result of a cancelled future raises, in a plain function."""
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("function", [hang, be_cancelled, read_cancelled])
 async def test_functions_of_the_application_that_hang_or_are_cancelled(
     function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

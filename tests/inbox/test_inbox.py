@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -754,14 +754,21 @@ async def test_hooks_that_fail(caplog: pytest.LogCaptureFixture) -> None:
     assert len([line for line in lines if "works again" in line]) == 5
 
 
-async def test_a_hook_whose_own_task_was_cancelled() -> None:
-    """Its CancelledError cancels nothing else: it counts as a failure."""
+async def stray(draft: Event) -> Event:
+    """Raise what awaiting a cancelled task raises."""
+    raise asyncio.CancelledError
 
-    async def stray(draft: Event) -> Event:
-        raise asyncio.CancelledError
 
+def plain_stray(draft: Event) -> Event:
+    """As a hook that reads the result of a cancelled future."""
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("function", [stray, plain_stray])
+async def test_a_hook_whose_own_task_was_cancelled(function: Callable[[Event], Any]) -> None:
+    """Its CancelledError cancels nothing else: it counts as a failure, also that of a plain hook."""
     async with Notifier(MemoryStore()) as notifier:
-        inbox = Inbox(notifier, hooks=[Only(before_send=stray)])
+        inbox = Inbox(notifier, hooks=[Only(before_send=function)])
         assert await inbox.send("alice", "t") is not None
         assert inbox.hook_failures == 1
 
