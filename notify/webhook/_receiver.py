@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
+import anyio
+
 from notify import CodecError, Event, UsageError
 from notify.abc import Deliver
 
@@ -19,6 +21,9 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_SEEN: Final = 10_000
 """Messages that are remembered so that a repetition within the tolerance is not delivered again."""
+
+SENT_WITHIN: Final = 60.0
+"""Seconds that a sender may take to read an answer: some servers wait for it, such as hypercorn over HTTP/2."""
 
 
 class Refused(Exception):
@@ -35,13 +40,14 @@ class WebhookReceiver:
 
     It answers 204 once the event was delivered, even if it had been delivered before, and otherwise with an error in
     JSON: 401 for a signature that does not fit or a time that is too far away, 400 for a body that is not an event, 413
-    for a body that is too large, 405 for a method other than POST.
+    for a body that is too large, 408 for one that is late, 405 for a method other than POST.
 
     Args:
         deliver: `notifier.deliver`.
         secrets: one secret, or several while one is being replaced: a signature of any of them is accepted.
         tolerance: seconds by which the timestamp of a message may differ from the current time; 0 accepts any time.
         max_body: bytes that a body may have.
+        timeout: seconds within which a body has to be complete.
 
     Raises:
         UsageError: an argument is unacceptable.
@@ -54,15 +60,19 @@ class WebhookReceiver:
         *,
         tolerance: float = TOLERANCE,
         max_body: int = 1_048_576,
+        timeout: float = 20.0,
     ) -> None:
         if not tolerance >= 0:
             raise UsageError(f"tolerance must be a number of seconds of at least 0: {tolerance!r}")
         if not max_body > 0:
             raise UsageError(f"max_body must be a number of bytes greater than 0, not {max_body!r}")
+        if not timeout > 0:
+            raise UsageError(f"timeout must be a number of seconds greater than 0, not {timeout!r}")
         self._deliver = deliver
         self._keys = keys_of(secrets)
         self._tolerance = tolerance
         self._max_body = max_body
+        self._timeout = timeout
         self._seen: dict[str, float] = {}  # the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,6 +107,11 @@ class WebhookReceiver:
             seen[id_] = now + 2 * self._tolerance if self._tolerance else math.inf
 
     async def _body(self, receive: Receive) -> bytes:
+        with anyio.move_on_after(self._timeout):
+            return await self._whole_body(receive)
+        raise Refused(408, "too_slow", f"the body was not complete after {self._timeout:g} s")
+
+    async def _whole_body(self, receive: Receive) -> bytes:
         body = bytearray()
         while True:
             message = await receive()
@@ -124,5 +139,6 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    with anyio.move_on_after(SENT_WITHIN):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
