@@ -33,7 +33,7 @@ Authenticate: TypeAlias = Callable[[Request], "Identity | str | Awaitable[Identi
 """The application's function: it returns who the client is, or None."""
 
 WITHIN: Final = 10.0
-"""Seconds that `authenticate` may take."""
+"""Seconds that a function of the application may take, such as `authenticate`."""
 
 QUIET: Final = 60.0
 """Seconds in which failures are logged once, where some requests succeed between them."""

@@ -15,13 +15,10 @@ from typing import Any, Final
 
 import anyio
 
-from notify._asgi import Identity, WebError
+from notify._asgi import WITHIN, Identity, WebError
 from notify.adapters import without_stray_cancellation
 
 logger = logging.getLogger("notify.web")
-
-WITHIN: Final = 10.0
-"""Seconds that the application's function may take, if it is async."""
 
 QUIET: Final = 60.0
 """Seconds in which failures are logged once."""

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from notify import Event, NotifyError
-from notify._asgi import Receive, Reply, Request, Send, WebError, check_json, parsed_json, read_body, web_error
+from notify._asgi import WITHIN, Receive, Reply, Request, Send, WebError, check_json, parsed_json, read_body, web_error
 from notify.adapters import without_stray_cancellation
 from notify.inbox import Inbox
 
@@ -35,9 +35,6 @@ MAX_USERS: Final = 1000
 
 MAX_TTL: Final = 10 * 366 * 86_400
 """Seconds: ten years."""
-
-HOOKS_WITHIN: Final = 10.0
-"""Seconds that `on_push` may take for all events of one request."""
 
 _TARGETS: Final = ("user", "users", "topic", "broadcast")
 _MEMBERS: Final = frozenset({*_TARGETS, "type", "payload", "key", "group", "ephemeral", "list", "ttl"})
@@ -132,8 +129,8 @@ def _inbox_of(site: Site) -> Inbox:
 async def _call_hook(site: Site, events: Sequence[Event], receive: Receive) -> None:
     """Call `on_push` with each event; what goes wrong in it is logged, since the events are pushed already.
 
-    It ends when it has taken too long for all of them, or when the client has left: a client that has no answer repeats
-    its request with the same key, and `on_push` is called with the same events.
+    It ends when it has taken `WITHIN` seconds for all of them, or when the client has left: a client that has no answer
+    repeats its request with the same key, and `on_push` is called with the same events.
     """
     hook = site.options.on_push
     if hook is None:
@@ -141,13 +138,13 @@ async def _call_hook(site: Site, events: Sequence[Event], receive: Receive) -> N
     done = 0
     line = until_gone_watch(receive)
     async with line:
-        with anyio.move_on_after(HOOKS_WITHIN):
+        with anyio.move_on_after(WITHIN):
             for event in events:
                 await anyio.lowlevel.checkpoint()  # a plain hook has the same bound
                 await _call(hook, event)
                 done += 1
     if done < len(events):
-        why = "the client has left" if line.aborted else f"it took more than {HOOKS_WITHIN:g} s"
+        why = "the client has left" if line.aborted else f"it took more than {WITHIN:g} s"
         logger.error(
             "on_push was not called, or has not returned, for %d of %d events of type %s: %s",
             len(events) - done,

@@ -498,7 +498,7 @@ async def test_a_slow_hook_has_one_bound_for_all_events(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """It is cancelled, and not called for the rest: a request with a thousand users takes no longer than one."""
-    monkeypatch.setattr(publish_module, "HOOKS_WITHIN", 0.05)
+    monkeypatch.setattr(publish_module, "WITHIN", 0.05)
     seen: list[str] = []
 
     async def hangs(event: Event) -> None:
