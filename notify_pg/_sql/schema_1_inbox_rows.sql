@@ -142,19 +142,21 @@ BEGIN
 
     WITH item AS MATERIALIZED (
         SELECT d.user_id, d.id, d.topic, CASE WHEN d.expiry > p_now THEN d.expiry END AS expiry,
-            (d.expiry = -1 OR d.expiry > p_now)::integer AS n, coalesce(d.micros, p_micros[1]) AS micros,
+            d.expiry = -1 OR d.expiry > p_now AS is_stored, coalesce(d.micros, p_micros[1]) AS micros,
             coalesce(d.type, p_types[1]) AS type, coalesce(d.data, p_data[1]) AS data, d.meta
         FROM unnest(p_users, v_ids, p_micros, p_types, p_data, p_topics, p_metas, p_expiries) WITH ORDINALITY
             AS d (user_id, id, micros, type, data, topic, meta, expiry, n)
         WHERE d.n BETWEEN p_first AND p_last AND d.id IS NOT NULL AND d.expiry IS NOT NULL
     ), stored AS (
         INSERT INTO {items} (user_id, id, log, group_name, expires_at, micros, type, data, meta)
-        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta FROM item d WHERE d.n = 1
+        SELECT d.user_id, d.id, '', d.topic, d.expiry, d.micros, d.type, d.data, d.meta FROM item d WHERE d.is_stored
     ), change AS MATERIALIZED (
         SELECT c.user_id, sum(c.kept) AS kept, sum(c.total) AS total, sum(c.unseen) AS unseen, sum(c.unread) AS unread,
             max(c.id) AS newest, min(c.id) AS oldest, min(c.expiry) AS expiry
         FROM (
-            SELECT d.user_id, d.n AS kept, d.n AS total, d.n AS unseen, d.n AS unread, d.id, d.expiry FROM item d
+            SELECT d.user_id, d.is_stored::integer AS kept, d.is_stored::integer AS total, d.is_stored::integer AS unseen,
+                d.is_stored::integer AS unread, d.id, d.expiry
+            FROM item d
             UNION ALL
             SELECT g.user_id, -1, -g.total, -g.unseen, -g.unread, NULL, NULL
             FROM unnest(v_gone_users, v_gone_total, v_gone_unseen, v_gone_unread) AS g (user_id, total, unseen, unread)

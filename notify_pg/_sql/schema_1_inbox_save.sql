@@ -225,10 +225,12 @@ BEGIN
             DELETE FROM {heads} h WHERE h.user_id = p_user AND h.last_id = 0;
         END IF;
     END IF;
-    SELECT c.last, c.total, c.unseen, c.unread, c.topics INTO last, total, unseen, unread, topics
+    -- The positions are those of the follows, not the end of a topic that lists nothing: a stream that continues from here
+    -- yields its events since the follow. They fit the topics, since a STABLE function has the snapshot of its query.
+    SELECT c.last, c.total, c.unseen, c.unread, c.topics, (
+            SELECT array_agg(f.position ORDER BY f.is_merged, f.topic) FROM {follows} f WHERE f.user_id = p_user
+        ) INTO last, total, unseen, unread, topics, positions
         FROM {inbox_counts}(p_user, v_now, v_horizon, p_keep_unread) AS c;
-    -- Not the end of a topic that lists nothing: a stream that continues from here yields its events since the follow.
-    SELECT array_agg(f.position ORDER BY f.is_merged, f.topic) INTO positions FROM {follows} f WHERE f.user_id = p_user;
 END
 $change_inbox$;
 
