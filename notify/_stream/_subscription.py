@@ -150,6 +150,7 @@ class Subscription(Attachment):
         return event
 
     def _enter_nowait(self) -> bool:
+        """Do what `_advance` does, in one step: without a coroutine, for a store that answers at once."""
         cursor = self._cursor
         if self._source.immediate is None or cursor.state is not NEW:
             return False

@@ -80,13 +80,12 @@ def retry_of(site: Site, reason: Reason | None = None) -> int:
         reason: why the connection ends; None for what the client is told at the beginning.
     """
     least, greatest = site.options.retry
-    if reason is not None:
-        if reason == "replaced":
-            least, greatest = REPLACED_RETRY
-        elif reason == "overload":
-            least, greatest = OVERLOAD_RETRY
-        elif reason == "shutdown":
-            least, greatest = site.closing.returning(site.options.retry)
+    if reason == "replaced":
+        least, greatest = REPLACED_RETRY
+    elif reason == "overload":
+        least, greatest = OVERLOAD_RETRY
+    elif reason == "shutdown":
+        least, greatest = site.closing.returning(site.options.retry)
     return round(1000 * (least + (greatest - least) * random.random()))
 
 
