@@ -367,7 +367,7 @@ class FrameFeed:
             return _named(self._translation.sync(event))
         # The same bytes as from `one_line` and `sse_frame`, in a third of the time: each connection gets one, and a
         # position needs no escaping.
-        position = self._session.stream.last_id.encode() if self._session.has_log else b""
+        position = self._session.last_id.encode()
         id_ = (b"id: ", position, b"\n") if position else ()
         tail = (b'","heartbeat":', self._site.heartbeat, sync_members(event), b"}\n\n")
         return b"".join((b"event: notify.sync\n", *id_, b'data: {"position":"', position, *tail))
