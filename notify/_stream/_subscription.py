@@ -158,9 +158,8 @@ class Subscription(Attachment):
             self._attach()
         if self._streams is None or not self._set.is_ready(self.user, self._track):
             return False
-        self._opened()
-        if cursor.state is BEHIND:
-            self._source.request(self)
+        cursor.state = BEHIND  # nothing can have ended it since `__aenter__` has looked
+        self._source.request(self)
         if self._prefetched is not None:
             self._accept(*self._prefetched)
         return cursor.opened

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import httpx
 import httpx_sse
 import pytest
 import websockets
+from aiosseclient import aiosseclient
 from anyio.to_thread import run_sync
 
 from notify import Notifier
@@ -31,7 +33,7 @@ NPM = Path(__file__).parent / "npm"
 LIBRARIES = ("eventsource", "reconnecting-eventsource", "fetch-event-source", "eventsource-parser")
 EVENTS = 60
 PAUSE = 0.1
-AWAY = (OSError, httpx.TransportError, websockets.WebSocketException, httpx_sse.SSEError)
+AWAY = (OSError, httpx.TransportError, websockets.WebSocketException, httpx_sse.SSEError, aiohttp.ClientError)
 
 
 class Reader:
@@ -86,6 +88,20 @@ async def by_httpx_sse(place: str, reader: Reader) -> None:
             await anyio.sleep(PAUSE)
 
 
+async def by_aiosseclient(place: str, reader: Reader) -> None:
+    """It does not reconnect by itself."""
+    last_id = None
+    while True:
+        with suppress(*AWAY):
+            async with aclosing(aiosseclient(f"http://{place}/stream?user=alice", last_id)) as events:
+                async for event in events:
+                    last_id = event.id or last_id
+                    reader.synced += event.event == "notify.sync"
+                    if event.event == "message":
+                        reader.take(json.loads(event.data)["payload"])
+        await anyio.sleep(PAUSE)
+
+
 def by_websockets(*, commanded: bool) -> Read:
     """The position goes into the URL, or into a `subscribe`."""
 
@@ -135,6 +151,7 @@ def by_polling(*, wait: float) -> Read:
 CLIENTS: dict[str, Read] = {
     **{library: by_library(library) for library in LIBRARIES},
     "httpx-sse": by_httpx_sse,
+    "aiosseclient": by_aiosseclient,
     "websockets": by_websockets(commanded=False),
     "websockets with subscribe": by_websockets(commanded=True),
     "long poll": by_polling(wait=2.0),
