@@ -41,8 +41,11 @@ OPENING_DELAY: Final = 0.05
 CHUNK: Final = 500
 """Users per query."""
 
-TURN: Final = 50
-"""Users checked in one go if the store answers at once: each takes 1.5 µs, and events wait until all are checked."""
+TURN: Final = 10
+"""Users checked in one go if the store answers at once: each takes 1.5 to 5 µs, and events wait until all are checked.
+
+With 50 of them, the 99th percentile of the latency for 5,000 users was a seventh longer.
+"""
 
 
 class CatchUp:
