@@ -125,7 +125,8 @@ class Session:
 
     Attributes:
         has_log: whether there is a log to resume from; otherwise the stream yields no `notify.sync`.
-        is_from_now: whether the stream starts from now: it has nothing to replay.
+        is_from_now: whether the stream starts from now, and reads nothing but the end of its logs; False with an inbox,
+            whose counts it reads too.
         is_invalid: whether the position that was asked for is not one.
         is_one_log: whether the stream reads one log for certain, so that its position is the id of the latest event.
         user: whose stream this is.
@@ -176,12 +177,13 @@ class Session:
         self._until = self.written + site.options.lifetime * jitter
         self.has_log = site.has_log
         self.is_invalid = False
-        self.is_from_now = not position
+        self.is_from_now = not position and site.inbox is None
         try:
             try:
                 self.stream = subscribed(site, admission, position or None)
             except InvalidEventIdError:
-                self.is_invalid = self.is_from_now = True
+                self.is_invalid = True
+                self.is_from_now = site.inbox is None
                 self.stream = subscribed(site, admission, None)
         except ClosedError:
             raise ended(site, "shutdown") from None

@@ -1328,20 +1328,14 @@ async def test_every_live_event_is_observed_once(logs: Any) -> None:
 @pytest.mark.parametrize("kind", [MemoryStore, PlainStore])
 async def test_a_stream_that_is_attached_already_is_entered(kind: Any) -> None:
     """A `next` that timed out while presence was not ready leaves it attached; then it is entered as any other."""
-    gate = anyio.Event()
-
-    class Slow(SlowPresence):
-        async def _enter(self, name: str) -> None:
-            if name == "register":
-                await gate.wait()
-
-    async with Notifier(kind(), presence=Slow(), poll_interval=60) as notifier:
+    presence = GatedPresence()
+    async with Notifier(kind(), presence=presence, poll_interval=60) as notifier:
         event = await notifier.push("bob", "t")
         stream = notifier.subscribe("bob", "0")
         with pytest.raises(TimeoutError):
             await stream.next(0.02)
         assert notifier.statistics().open_streams == 1
-        gate.set()
+        presence.gate.set()
         await until(lambda: notifier._streams.is_ready("bob", track=True))
         async with stream:
             assert await stream.next(10) == event

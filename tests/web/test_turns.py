@@ -12,9 +12,11 @@ import anyio
 import pytest
 
 from notify import Event, Notifier, Page
+from notify.inbox import Inbox
 from notify.web import Identity, NotifyApp, Request
 from notify.web._limits import TURNS
 from notify.web.durable import DurableStreams
+from notify_memory import MemoryStore
 from tests.parts import PlainStore, until
 
 pytestmark = pytest.mark.anyio
@@ -331,10 +333,28 @@ async def test_a_stream_that_starts_from_now_needs_no_turn(target: str) -> None:
         call = Call(app, target)
         async with anyio.create_task_group() as group:
             group.start_soon(call.run)
-            await until(lambda: "notify.sync" in call.text or notifier.statistics().open_streams)
+            await until(lambda: app._site.limits.open and session_of(app)._is_open)
             await notifier.push("alice", "t", "news")
             await until(lambda: "news" in call.text)
             assert all(turns.is_held_by(number) for number in range(TURNS))
+            call.left.set()
+
+
+@pytest.mark.parametrize("target", ["/stream", "/ws", "/events?wait=20"])
+async def test_a_stream_with_an_inbox_takes_a_turn(target: str) -> None:
+    """It reads the counts of the inbox, wherever it starts: thousands of them at once would be too many for a store."""
+    async with Notifier(MemoryStore()) as notifier:
+        app = NotifyApp(notifier, lambda request: request.headers["x-user"], inbox=Inbox(notifier))
+        turns = app._site.turns
+        for number in range(TURNS):
+            assert turns.take(number)
+        call = Call(app, target)
+        async with anyio.create_task_group() as group:
+            group.start_soon(call.run)
+            await until(lambda: turns._waiting)
+            assert notifier.statistics().open_streams == 0
+            turns.release(0)
+            await until(lambda: notifier.statistics().open_streams == 1)
             call.left.set()
 
 
