@@ -113,14 +113,19 @@ async def test_a_lifetime_ends_and_varies() -> None:
     """Within a fifth of what was given."""
     async with site(lifetime=0.5, heartbeat=0.2) as (_, port):
         lived = []
-        for _ in range(4):
+
+        async def live() -> None:
             began = time.monotonic()
             async with stream(port) as client:
                 assert (await last_frame(client)).json["reason"] == "lifetime"
                 assert b"\n:\n" in client.body
             lived.append(time.monotonic() - began)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(16):  # two that differ by less than a slot of the ticker may end together
+                group.start_soon(live)
         assert all(0.35 < each < 1.5 for each in lived)
-        assert max(lived) - min(lived) > 0.01
+        assert max(lived) - min(lived) > 0.03
 
 
 # -- limits ---------------------------------------------------------------------------------------------------------

@@ -198,7 +198,8 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
   const named = (state) => (target) =>
     mark(state, target.ids || (target.group && !target.id) ? target : { ids: [target].flat().map((one) => one.id ?? one) });
   const upTo = (state) => (position) => {
-    if (!position && !base.size) return refresh().then(() => upTo(state)());
+    const isKnown = base.size > 1 ? ownName : base.size; // a page without topics does not name the user
+    if (!position && !isKnown) return refresh().then(() => upTo(state)());
     const isLate = (item) => item.user !== own && nameOf(item.user)[22] && !item[TIMES[SETS[state] - 1]];
     const rest = position ? [] : box.items.filter(isLate).map(({ id }) => id);
     if (rest[0]) mark(state, { ids: rest });

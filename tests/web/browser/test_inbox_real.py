@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from notify import Notifier
 from notify.inbox import Inbox
@@ -121,6 +121,27 @@ def test_topics(context: BrowserContext, site: str, topic: str) -> None:
     until(page, "inbox.counts.unread === 0 && inbox.items.every((item) => item.read_at)")
     page.evaluate("inbox.dismiss(inbox.items[0]); 0")
     until(page, "titles() === 'one' && inbox.counts.total === 1")
+    assert page.evaluate("inbox.error") is None
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_mark_between_a_follow_and_its_page(context: BrowserContext, site: str, topic: str) -> None:
+    """The position of a page without topics does not say how a position of several logs names the user."""
+    send(site, "one")
+    page = opened(context, site)
+    until(page, "titles() === 'one'")
+    held: list[Route] = []
+    is_open = False
+    page.route("**/notify/inbox?*", lambda route: route.continue_() if is_open else held.append(route))
+    follow(site, topic)
+    send(site, "headline", topic=topic)
+    until(page, "titles() === 'headline,one'")
+    page.evaluate("inbox.readUpTo(); 0")
+    until(page, "inbox.loading")
+    is_open = True
+    for route in held:
+        route.continue_()
+    until(page, "inbox.counts.unread === 0 && inbox.items.every((item) => item.read_at)")
     assert page.evaluate("inbox.error") is None
 
 
