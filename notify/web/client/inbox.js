@@ -8,6 +8,7 @@ const order = (id = '') => id.split('@')[0].split('-').map((part) => part.padSta
 const rank = (id) => id.replace(/[^@]*/, order);
 const code = (c) => `_${c === '%' ? '' : c.charCodeAt().toString(16).toUpperCase()}`;
 const nameOf = (log) => encodeURIComponent(log).replace(/[%_.!~*'()]/g, code);
+const isLong = (log) => nameOf(log)[22]; // a hash in positions
 
 const places = (position) => {
   const parts = position.startsWith('m1.') ? position.slice(3).split('.') : ['', position];
@@ -36,13 +37,14 @@ const changed = (item, { state, at }) => {
 export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {}) {
   const { state: list = 'active', types, group } = typeof filter === 'string' ? { state: filter } : filter;
   const held = new Map();
-  let own, ownName, isLive, topics, cursor, arrived, soon, again, timer, view, isClosed;
+  let own, ownName, isLive, topics, cursor, arrived, soon, again, timer, view, isClosed, isBroken;
   let base = new Map(), pending = [], recent = [];
   let loads = Promise.resolve(), marks = loads;
 
+  const after = (changes, item) => changes.reduce((now, change) => (hits(change, now) ? changed(now, change) : now), item);
   const compute = () =>
     [...held.values()]
-      .map((item) => pending.reduce((now, change) => (hits(change, now) ? changed(now, change) : now), item))
+      .map((item) => after(pending, item))
       .filter(
         (item) =>
           (list === 'all' || !item.dismissed_at === (list !== 'dismissed')) &&
@@ -97,18 +99,20 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
         const follows = page.position.startsWith('m1.') && (await call('following')).topics;
         topics = new Set(follows || []);
         held.clear();
-        recent = recent.filter(({ ids }) => ids);
+        recent = [];
         base = places(page.position);
         own = isLive && page.user;
         ownName = page.position.split('.')[1];
+        isBroken = false;
       }
       cursor = page.next;
       for (const item of page.items) put({ item: {}, ...item });
       arrived.forEach(isMore ? alter : fold);
-      box.error = undefined;
+      worked();
       count(page.counts);
     } catch (error) {
       box.error = error;
+      isBroken ||= !isMore;
       throw error;
     } finally {
       arrived = undefined;
@@ -117,22 +121,27 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     }
   };
   const enqueue = (isMore) => {
-    clearTimeout(again);
-    again = undefined;
+    if (!isMore) again = clearTimeout(again);
     const result = loads.then(() => load(isMore));
     loads = result.catch(() => {});
     return result;
   };
   const refresh = () => enqueue();
-  const stale = () => (again ??= setTimeout(refresh, 50));
+  const stale = () => isClosed || (again ??= setTimeout(refresh, 50));
+  const worked = () => {
+    box.error = undefined;
+    if (isBroken) stale();
+  };
 
   const hits = (change, item) => {
-    const { ids, group, up_to: end } = change;
+    const { id, ids, group, up_to: end } = change;
     if (ids) return ids.includes(item.id);
-    if (group) return item.group === group;
-    const isCovered = covers(end, item, own);
-    if (isCovered === undefined && nameOf(item.user)[22] && /\.~/.test(end) && !pending.includes(change)) stale();
-    return isCovered;
+    const isOther = item.user !== own;
+    if (group && (item.group !== group || (id && !isOther && order(item.id) > order(id)))) return;
+    const isHit = group || covers(end, item, own);
+    // which came first, or which log is meant, a page says
+    if (id && isOther && (group || (isHit === undefined && isLong(item.user) && /\.~/.test(end)))) stale();
+    return isHit;
   };
   const put = (item) => {
     const { id, user, group } = item;
@@ -142,13 +151,12 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       if (rank(other.id) > rank(id)) return;
       held.delete(other.id);
     }
-    for (const change of recent) if (user !== own && !change.group && hits(change, item)) item = changed(item, change);
     held.set(id, item);
   };
-  const alter = ({ type, payload, timestamp, user }) => {
+  const alter = ({ id, type, payload, timestamp, user }) => {
     const [, state] = /^notify\.(seen|read|unread|dismissed|restored)$/.exec(type) ?? [];
     if (!state || user !== own) return;
-    const change = { ...payload, state, at: timestamp };
+    const change = { ...payload, id, state, at: timestamp };
     const isKnown = (id) => held.has(id) || (cursor && rank(id) < rank(cursor));
     if (ADDS[list].test(state) && !payload.ids?.every(isKnown)) stale();
     recent = [...recent, change].slice(-50);
@@ -159,9 +167,12 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
   const fold = (event) => {
     const { id, user, type, payload } = event;
     const name = user === own ? '' : nameOf(user);
-    if (!id || (name && !topics.has(user)) || order(id) <= order(base.get(name))) return;
+    if (!id || (name && !topics.has(user))) return;
+    const ends = name[22] ? [...base].filter(([log]) => log[22]).map(([, end]) => end) : [base.get(name)];
+    const isNew = (end) => order(id) > order(end);
+    if (!ends.every(isNew)) return ends.some(isNew) && stale(); // which of the hashes is this log's, a page says
     if (!name[22]) base.set(name, id);
-    if (event.item) put({ ...event, id: name ? `${id}@${user}` : id, ...changed({}, {}) });
+    if (event.item) put(after(name ? recent : [], { ...event, id: name ? `${id}@${user}` : id, ...changed({}, {}) }));
     if (!name && /^notify\.(followed|unfollowed|merged)$/.test(type)) {
       if (payload.since) topics.add(payload.topic);
       stale();
@@ -172,15 +183,15 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     pending = pending.filter(({ until }) => !until || order(until) > order(base.get('')));
   };
 
-  const mark = (state, target) => {
+  const show = (state, target) => {
     const change = { ...target, state, at: new Date().toISOString() };
     pending.push(change);
     publish();
-    const result = marks.then(async () => {
+    return async () => {
       try {
         const answer = await call('inbox/mark', {}, { state, ...target });
         change.until = answer.event ?? places(answer.position).get('');
-        box.error = undefined;
+        worked();
         count(answer.counts);
         return answer;
       } catch (error) {
@@ -191,20 +202,33 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
         settle();
         publish();
       }
-    });
+    };
+  };
+  const queue = (act) => {
+    const result = marks.then(act);
     marks = result.catch(() => {});
     return result;
   };
+  const mark = (state, target) => queue(show(state, target));
   const named = (state) => (target) =>
     mark(state, target.ids || (target.group && !target.id) ? target : { ids: [target].flat().map((one) => one.id ?? one) });
   const upTo = (state) => (position) => {
-    const isKnown = base.size > 1 ? ownName : base.size; // a page without topics does not name the user
-    if (!position && !isKnown) return refresh().then(() => upTo(state)());
-    const isLate = (item) => item.user !== own && nameOf(item.user)[22] && !item[TIMES[SETS[state] - 1]];
-    const rest = position ? [] : box.items.filter(isLate).map(({ id }) => id);
-    if (rest[0]) mark(state, { ids: rest });
-    const tokens = [...base].map(([log, id]) => `${log || ownName}.${id}`);
-    return mark(state, { up_to: position ?? (base.size > 1 ? `m1.${tokens.join('.')}` : base.get('')) });
+    if (position) return mark(state, { up_to: position });
+    const isKnown = () => (base.size > 1 ? ownName : base.size); // a page without topics does not name the user
+    const all = () => {
+      const isLate = (item) => item.user !== own && isLong(item.user) && !item[TIMES[SETS[state] - 1]];
+      const ids = box.items.filter(isLate).map(({ id }) => id);
+      const tokens = [...base].map(([log, id]) => `${log || ownName}.${id}`);
+      const end = { up_to: base.size > 1 ? `m1.${tokens.join('.')}` : base.get('') };
+      return (ids[0] ? [{ ids }, end] : [end]).map((target) => show(state, target));
+    };
+    const shown = isKnown() && all();
+    return queue(async () => {
+      while (!shown && !isKnown()) await refresh();
+      const sent = (shown || all()).map((act) => act());
+      await Promise.allSettled(sent);
+      return (await Promise.all(sent)).at(-1);
+    });
   };
 
   const begin = () => {
@@ -245,6 +269,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       isClosed = true;
       for (const remove of removers) remove();
       clearTimeout(timer);
+      clearTimeout(again);
     },
   });
   if (client.status === 'connected') begin();

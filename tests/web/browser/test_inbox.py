@@ -18,7 +18,7 @@ from tests.web.browser.inbox_server import InboxServer
 from tests.web.browser.scripted import Answer, serving
 from tests.web.pages import PATIENCE
 
-LIMIT = 3584
+LIMIT = 4096
 """Bytes of the module, compressed."""
 
 OPEN = """({options, wanted}) => {
@@ -207,6 +207,22 @@ def test_no_seam_between_pages(page: Page, scripted: InboxServer) -> None:
     assert page.evaluate("inbox.items") == [item for item in scripted.fold() if not item["dismissed_at"]]
 
 
+@pytest.mark.usefixtures("released")
+def test_a_group_while_a_page_is_read(page: Page, scripted: InboxServer) -> None:
+    """A change of a group is applied again when the page has come, but not to the group's later item."""
+    for number in range(6):
+        scripted.send(number, group="g" if number == 5 else None)
+    opened_inbox(page, limit=4)
+    gate = scripted.gate("/inbox")
+    page.evaluate("void run(inbox.more())")
+    wait_for(page, lambda: "/inbox" in scripted.held)
+    scripted.change("dismissed", group="g")
+    scripted.send("later", group="g")
+    until(page, "got.types.length === 2")
+    gate.set()
+    shown(page, 8, 5, 4, 3, 2, 1)
+
+
 def test_an_optimistic_change(page: Page, scripted: InboxServer) -> None:
     """It is shown at once, and confirmed; its event arrives once, as on every other device."""
     for number in range(3):
@@ -378,6 +394,33 @@ def test_an_item_that_comes_after_its_change(page: Page, scripted: InboxServer) 
     shown(page, 3)
 
 
+def test_a_group_of_a_topic_that_comes_after_its_change(page: Page, scripted: InboxServer) -> None:
+    """Whether the topic's item was there before a change of its group, a page says."""
+    scripted.topics = {"news": "news"}
+    scripted.send("mine")
+    opened_inbox(page)
+    scripted.change("dismissed", group="g")
+    until(page, "got.types.length === 1")
+    scripted.lost.add("1700000000000-3@news")  # was dismissed
+    scripted.send("headline", user="news", group="g")
+    until(page, "got.types.length === 2")
+    shown(page, 1)
+
+
+def test_an_event_that_is_older_than_the_page(page: Page, scripted: InboxServer) -> None:
+    """An item that a page did not have, and could have had, was removed: also where a position has only a hash."""
+    topic = "a topic with a name that is too long"
+    scripted.topics = {topic: "~" + 22 * "x"}
+    scripted.send("one")
+    scripted.push("a push")
+    opened_inbox(page)
+    scripted.lost.add(f"1700000000000-2@{topic}")
+    scripted.send("removed", user=topic, id="1700000000000-2")
+    scripted.send("new", user=topic)
+    shown(page, f"4@{topic}", 1)
+    assert len(scripted.requests("/inbox")) == 1
+
+
 def test_expiry(page: Page, scripted: InboxServer) -> None:
     """An item whose time has come is not shown, without a word of the server."""
     scripted.send("stays")
@@ -494,6 +537,46 @@ def test_a_list_that_cannot_be_read(page: Page, scripted: InboxServer) -> None:
     page.evaluate("run(inbox.refresh())")
     shown(page, 1)
     until(page, "inbox.error === undefined")
+
+
+@pytest.mark.parametrize("call", ["read('1700000000000-1')", "more()"])
+def test_a_list_that_is_behind(page: Page, scripted: InboxServer, call: str) -> None:
+    """It could not be read again after an unfollow, and then another request works: it is read once more."""
+    scripted.topics = {"news": "news"}
+    for number in range(4):
+        scripted.send(number)
+    scripted.send("headline", user="news")
+    opened_inbox(page, limit=3)
+    shown(page, "5@news", 4, 3)
+    scripted.topics = {}
+    scripted.next("/inbox", Answer(status=503))
+    scripted.push({"topic": "news"}, type="notify.unfollowed")
+    until(page, "inbox.error?.status === 503 && !inbox.loading")
+    page.evaluate(f"run(inbox.{call})")
+    until(page, "inbox.error === undefined && !ids().includes('5@news')")
+
+
+def test_a_part_of_a_mark_that_fails(page: Page, scripted: InboxServer) -> None:
+    """Items of a log with a long name are named by their ids: if that is refused, the promise rejects."""
+    topic = "a topic with a name that is too long"
+    scripted.topics = {topic: "~" + 22 * "x"}
+    scripted.send("one")
+    scripted.send("headline", user=topic)
+    opened_inbox(page)
+    scripted.next("/inbox/mark", Answer(status=503))
+    page.evaluate("run(inbox.readUpTo())")
+    assert page.evaluate("errors") == [503]
+    assert len(scripted.requests("/inbox/mark")) == 2
+
+
+def test_closed_before_it_is_read_again(page: Page, scripted: InboxServer) -> None:
+    """An inbox that was closed requests nothing more."""
+    opened_inbox(page)
+    page.evaluate("got.client.on('*', () => inbox.close()); 0")
+    scripted.push({"topic": "news"}, type="notify.unfollowed")
+    until(page, "got.types.length === 1")
+    page.wait_for_timeout(150)
+    assert len(scripted.requests("/inbox")) == 1
 
 
 def test_without_the_module(page: Page, scripted: InboxServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -80,6 +80,27 @@ def opened(context: BrowserContext, site: str, **options: Any) -> Page:
     return page
 
 
+def hold_pages(page: Page) -> Callable[[], None]:
+    """Hold requests for pages of the inbox back, until the function that is returned is called."""
+    held: list[Route] = []
+    is_open = False
+
+    def handle(route: Route) -> None:
+        if is_open:
+            route.continue_()
+        else:
+            held.append(route)
+
+    def release() -> None:
+        nonlocal is_open
+        is_open = True
+        for route in held:
+            route.continue_()
+
+    page.route("**/notify/inbox?*", handle)
+    return release
+
+
 @pytest.mark.parametrize("options", [{}, {"share": True}, {"transports": ["eventsource"]}, {"transports": ["poll"]}])
 def test_two_pages(context: BrowserContext, site: str, options: dict[str, Any]) -> None:
     """Dismissed in one: gone in both, the same counts, one event on each connection; read and restored likewise."""
@@ -130,19 +151,56 @@ def test_a_mark_between_a_follow_and_its_page(context: BrowserContext, site: str
     send(site, "one")
     page = opened(context, site)
     until(page, "titles() === 'one'")
-    held: list[Route] = []
-    is_open = False
-    page.route("**/notify/inbox?*", lambda route: route.continue_() if is_open else held.append(route))
+    release = hold_pages(page)
     follow(site, topic)
     send(site, "headline", topic=topic)
     until(page, "titles() === 'headline,one'")
     page.evaluate("inbox.readUpTo(); 0")
     until(page, "inbox.loading")
-    is_open = True
-    for route in held:
-        route.continue_()
+    release()
     until(page, "inbox.counts.unread === 0 && inbox.items.every((item) => item.read_at)")
     assert page.evaluate("inbox.error") is None
+
+
+def test_marks_keep_their_order_while_a_page_is_awaited(context: BrowserContext, site: str) -> None:
+    """An undo does not overtake a mark that waits for the page after a follow."""
+    first = send(site, "one")
+    page = opened(context, site)
+    until(page, "titles() === 'one'")
+    release = hold_pages(page)
+    follow(site, "news")
+    send(site, "headline", topic="news")
+    until(page, "titles() === 'headline,one'")
+    page.evaluate("id => { inbox.readUpTo(); window.undone = inbox.unread(id).then(() => true); }", first)
+    until(page, "inbox.loading")
+    release()
+    assert page.evaluate("undone")
+    until(page, "inbox.counts.unread === 1 && inbox.items.map((item) => !item.read_at).join() === 'false,true'")
+
+
+def test_a_page_is_not_changed_by_what_came_before_it(context: BrowserContext, site: str) -> None:
+    """A topic's item that was marked as unread, and later as read by a position, is read after a refresh too."""
+    page = opened(context, site)
+    follow(site, "news")
+    send(site, "headline", topic="news")
+    until(page, "titles() === 'headline'")
+    for step in ("refresh()", "read(inbox.items)", "unread(inbox.items)", "readUpTo()", "refresh()"):
+        page.evaluate(f"inbox.{step}")
+    until(page, "got.types.filter((type) => type === 'notify.read').length === 2 && !inbox.loading")
+    page.evaluate("inbox.refresh()")
+    assert page.evaluate("inbox.items.map((item) => !item.read_at)") == [False]
+
+
+def test_the_next_page_right_after_an_unfollow(context: BrowserContext, site: str) -> None:
+    """The list is read again although the page asks for something else in between."""
+    send(site, "one")
+    follow(site, "news")
+    send(site, "headline", topic="news")
+    page = opened(context, site)
+    until(page, "titles() === 'headline,one'")
+    page.evaluate("got.client.on('*', ({type}) => type === 'notify.unfollowed' && void inbox.more()); 0")
+    httpx.delete(f"{site}/notify/follow/news", headers=TOKEN, timeout=30).raise_for_status()
+    until(page, "titles() === 'one'")
 
 
 def test_pages_and_filters(context: BrowserContext, site: str) -> None:
