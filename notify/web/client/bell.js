@@ -24,6 +24,7 @@ const TEXTS = {
 };
 const VIEWED = 1000; // ms for which an item is visible until it counts as read
 const UNDO = 8000; // ms for which the undo is offered
+const LEAVE = 1500; // ms for which a link waits for its mark
 
 const Base = globalThis.HTMLElement ?? class {}; // so that a server may import this module
 const text = (value) => (value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));
@@ -176,6 +177,7 @@ export class NotifyBell extends Base {
     this.#close();
     this.#client = client;
     if (client && this.isConnected) this.#follow();
+    else this.#draw();
   }
 
   get open() {
@@ -209,6 +211,10 @@ export class NotifyBell extends Base {
     for (const box of Object.values(this.#boxes)) box.close();
     this.#boxes = {};
     this.#tab = "active";
+    this.#kept.clear();
+    this.#due = [];
+    this.#seenAt = "";
+    if (this.#nodes) this.#nodes.bar.hidden = true; // with its undo
   }
 
   // -- what is visible
@@ -442,10 +448,11 @@ export class NotifyBell extends Base {
   #activate(item) {
     const event = new CustomEvent("notify-open", { detail: item, bubbles: true, composed: true, cancelable: true });
     const isCancelled = !this.dispatchEvent(event);
-    if (!item.read_at && this.getAttribute("read") !== "none") this.#try(this.#boxes.active.read(item.id));
+    const isRead = item.read_at || this.getAttribute("read") === "none" || this.#try(this.#boxes.active.read(item.id));
     const url = safeUrl(this.describe(item).url);
     if (isCancelled || !url) return;
-    if (url.startsWith(`${location.origin}/`)) location.assign(url);
+    const late = new Promise((done) => setTimeout(done, LEAVE));
+    if (url.startsWith(`${location.origin}/`)) Promise.race([isRead, late]).then(() => location.assign(url));
     else globalThis.open(url, "_blank", "noopener,noreferrer");
   }
 

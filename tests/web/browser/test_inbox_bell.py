@@ -371,6 +371,39 @@ def test_links(page: Page, site: str, scripted: InboxServer) -> None:
     page.wait_for_url("**/pay")
 
 
+def test_a_link_waits_for_its_mark(page: Page, site: str, scripted: InboxServer) -> None:
+    """Opened while another change is on its way: the item is read before the page is left."""
+    served(scripted)
+    late = "const timer = setTimeout; setTimeout = (fn, ms, ...more) => timer(fn, ms === 1500 ? 60000 : ms, ...more);"
+    page.add_init_script(late)
+    gate = scripted.gate("/inbox/mark")
+    bell = shown(page, site)
+    bell.locator("[part=bell]").click()
+    bell.get_by_role("article", name="Payment failed").click()
+    expect(bell.get_by_role("article", name="Payment failed")).to_have_attribute("aria-description", "")
+    page.wait_for_timeout(100)
+    assert page.url.endswith("/bell")
+    gate.set()
+    page.wait_for_url("**/pay")
+    assert body(scripted) == {"state": "read", "ids": ["1700000000000-4"]}
+
+
+def test_another_client(page: Page, site: str, scripted: InboxServer) -> None:
+    """What one client listed is gone with it, and so is the undo."""
+    served(scripted)
+    bell = shown(page, site)
+    bell.locator("[part=bell]").click()
+    bell.get_by_role("button", name="Dismiss: Welcome").click()
+    expect(bell.locator("[part=bar]")).to_be_visible()
+    page.evaluate("bell.client = null")
+    expect(bell.locator(ITEM)).to_have_count(0)
+    expect(bell.locator("[part=badge]")).to_be_hidden()
+    expect(bell.locator("[part=bar]")).to_be_hidden()
+    page.evaluate("bell.client = client")
+    expect(bell.locator(ITEM)).to_have_count(3)
+    expect(bell.locator("[part=badge]")).to_have_text("3")
+
+
 def test_two_bells_stay_in_step(context: BrowserContext, site: str, scripted: InboxServer) -> None:
     """Dismissed and read in one page: so in the other, with one event on each connection."""
     served(scripted)
