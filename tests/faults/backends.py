@@ -237,10 +237,8 @@ class RedisSentinels(Redis):
             state = redis_servers.plain(sentinel.ask("SENTINEL", "MASTER", self.sentinels.service))
             if state["flags"] != "master" or int(state["port"]) != self.master.port:
                 return False
-        return (
-            redis_servers.plain_info(self.master, "replication")["role"] == "master"
-            and redis_servers.plain_info(self.replica, "replication").get("master_link_status") == "up"
-        )
+        role = redis_servers.plain_info(self.master, "replication")["role"]
+        return role == "master" and redis_servers.follows(self.replica, self.master)
 
 
 class ByXread(Redis):

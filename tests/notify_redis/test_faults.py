@@ -253,7 +253,7 @@ async def test_replicas_that_do_not_confirm(victim: Server, prefix: str) -> None
     """While the replica hangs pushes are uncertain, though stored; when it goes on they are confirmed again."""
     victim.ask("CONFIG", "SET", "repl-diskless-sync-delay", 0)
     with single(*DURABLE, "--replicaof", "127.0.0.1", str(victim.port)) as replica:
-        wait_for(lambda: follows(replica), "the replica follows")
+        wait_for(lambda: follows(replica, victim), "the replica follows")
         async with aclosing(RedisStore(victim.url, prefix=prefix, min_replicas=1)) as store:
             first = await store.save(Event("alice", "t"))
             replica.freeze()

@@ -222,7 +222,7 @@ class Sentinels:
             )
 
         wait_for(ready, "the sentinels know each other and the replica")
-        wait_for(partial(follows, self.replica), "the replica follows")
+        wait_for(partial(follows, self.replica, self.master), "the replica follows")
 
     def master_port(self) -> int:
         state = plain(self.sentinels[0].ask("SENTINEL", "MASTER", self.service))
@@ -241,8 +241,12 @@ def plain_info(server: Server, section: str) -> dict[str, str]:
     return plain(server.ask("INFO", section))
 
 
-def follows(replica: Server) -> bool:
-    return plain_info(replica, "replication").get("master_link_status") == "up"
+def follows(replica: Server, master: Server) -> bool:
+    """Whether both say so: the master counts a replica only some time after that one reports its link as up."""
+    if plain_info(replica, "replication").get("master_link_status") != "up":
+        return False
+    online = re.compile(rf"\bport\W+{replica.port}\W+state\W+online\b")
+    return any(map(online.search, plain_info(master, "replication").values()))
 
 
 @contextmanager
@@ -287,10 +291,7 @@ class Cluster:
             wait_for(
                 lambda name=name, replica=replica: replica.ask("CLUSTER", "REPLICATE", name), "it knows its master"
             )
-            wait_for(
-                lambda replica=replica: plain_info(replica, "replication").get("master_link_status") == "up",
-                "the replica follows",
-            )
+            wait_for(partial(follows, replica, master), "the replica follows")
         self._wait_for(b"cluster_state:ok")
 
     def _wait_for(self, *lines: bytes) -> None:
