@@ -1,10 +1,6 @@
-// <notify-toasts> and <notify-status>; loads bell.js for a <notify-bell>.
-//
-//   <script type="module" src="/notify/components.js" data-url="/notify"></script>
-//   <notify-toasts></notify-toasts> <notify-status></notify-status>
-//
-// They listen to the DOM events of every client.js. What an event contains is only ever set as text.
-// Styles are adopted style sheets, which a Content-Security-Policy without 'unsafe-inline' permits.
+// <notify-toasts> and <notify-status>; loads bell.js for a <notify-bell>. How to use them: docs/howto/components.md.
+// What an event contains is only ever set as text. Styles are adopted style sheets, which a Content-Security-Policy
+// without 'unsafe-inline' permits.
 
 const TYPES = {
   // the shapes of the icons, on a grid of 20
@@ -107,15 +103,7 @@ const TOASTS = `
 @media (forced-colors: active) { [part~=toast] { border-color: CanvasText; } }
 `;
 
-/**
- * Shows events of type `generic` (payload `title`, `message`, `action_url` or `url`, `type`, perhaps `action_label` and
- * `progress` from 0 to 1).
- *
- * Attributes: `limit` ("3", or "3 2": from 768 px, and below), `duration`, `duration-ephemeral`, `duration-<type>` (ms;
- * 0 stays), `dismiss` ("visual"; "server" dismisses in the inbox too; "none" has no button), `types` (more event types),
- * `position` ("bottom-end", "top-start", ...), `label`, `label-close`, `label-action`, `hotkey` ("F8" moves the focus
- * here), `system` ("off": no browser notifications), `icon` (of those).
- */
+/** Shows events of type `generic`, and of further `types`. */
 export class NotifyToasts extends Base {
   #shown = []; // in the order of the screen; each {key, id, event, element, left, isLeaving}
   #queue = []; // events, oldest first
@@ -128,6 +116,7 @@ export class NotifyToasts extends Base {
   #tabs = null;
   #inboxes = new Map(); // by client
   #inboxOf = new WeakMap(); // by event
+  #asked = new Set(); // events that an inbox is dismissing, and that nothing newer has replaced
 
   connectedCallback() {
     if (!this.#list) {
@@ -142,8 +131,7 @@ export class NotifyToasts extends Base {
     listen(document, "notify", (event) => this.#heard(event));
     listen(document, "keydown", (event) => this.#pressed(event));
     listen(this.#list, "focusin", (event) => {
-      if (!this.#returnTo && event.relatedTarget && !this.#list.contains(event.relatedTarget))
-        this.#returnTo = event.relatedTarget;
+      if (event.relatedTarget && !this.#list.contains(event.relatedTarget)) this.#returnTo = event.relatedTarget;
     });
     listen(this.#list, "focusout", (event) => {
       if (event.relatedTarget && !this.#list.contains(event.relatedTarget)) this.#returnTo = null;
@@ -185,6 +173,7 @@ export class NotifyToasts extends Base {
     const isSame = (other) =>
       (event.group && other.group === event.group && other.user === event.user) ||
       (number && other.meta?.notification === number);
+    this.#forget(isSame);
     const shown = this.#shown.find((toast) => !toast.isLeaving && isSame(toast.event));
     const queued = this.#queue.findIndex(isSame);
     if (shown) this.#fill(shown, event);
@@ -204,7 +193,12 @@ export class NotifyToasts extends Base {
     this.#drop(goes);
   }
 
+  #forget(goes) {
+    for (const event of this.#asked) if (goes(event)) this.#asked.delete(event);
+  }
+
   #drop(goes) {
+    this.#forget(goes);
     this.#queue = this.#queue.filter((event) => !goes(event));
     for (const toast of [...this.#shown]) if (goes(toast.event)) this.#leave(toast, "dismissed");
   }
@@ -224,6 +218,7 @@ export class NotifyToasts extends Base {
   /** Remove what was dismissed elsewhere. */
   async #dismissed({ payload, user }, client) {
     const { ids, group, up_to: end } = payload ?? {};
+    await 0; // what came before it is shown by then
     if (ids) this.dismiss({ ids, user });
     else if (group) this.dismiss({ group }); // of whatever log
     if (!end) return;
@@ -253,6 +248,7 @@ export class NotifyToasts extends Base {
     const active = new Set(items.map(({ id, user }) => `${id.split("@")[0]}@${user}`));
     const isOver = (event) =>
       this.#inboxOf.get(event) === inbox &&
+      !this.#asked.has(event) &&
       !active.has(`${event.id}@${event.user}`) &&
       (!hasMore || event.timestamp > items.at(-1)?.timestamp);
     this.#drop(isOver);
@@ -267,9 +263,11 @@ export class NotifyToasts extends Base {
 
   /** Fill the free places from the queue; where the window became narrow, the newest go back to its front. */
   #fit() {
+    if (!this.isConnected) return;
     const limit = this.#limit;
     while (this.#shown.length > limit) {
       const toast = this.#shown.pop();
+      this.#moveFocus(toast);
       toast.element.remove();
       if (!toast.isLeaving) this.#queue.unshift(toast.event);
     }
@@ -325,6 +323,7 @@ export class NotifyToasts extends Base {
     if (!toast.progress.hidden) toast.progress.value = Math.min(1, progress);
     toast.progress.setAttribute("aria-label", toast.title.textContent);
     const url = linked(payload);
+    if (!url && this.#focused === toast.action) toast.element.lastChild.focus();
     toast.action.hidden = !url;
     if (!url) return toast.action.removeAttribute("href");
     toast.action.href = url;
@@ -364,9 +363,7 @@ export class NotifyToasts extends Base {
     if (isServer && event.id && reason !== "timeout" && reason !== "dismissed") {
       const asks = document.dispatchEvent(new CustomEvent("notify-dismiss", { detail: event, cancelable: true }));
       const inbox = asks && this.#inboxOf.get(event);
-      const key = `${event.user}\n${event.id}`;
-      // The item has one of these names, by whose log it is from; the other is ignored.
-      if (inbox) inbox.dismiss([event.id, `${event.id}@${event.user}`]).catch(() => this.#seen.delete(key) && this.show(event));
+      if (inbox) this.#request(inbox, event);
     }
     const remove = () => {
       clearTimeout(timer);
@@ -379,6 +376,15 @@ export class NotifyToasts extends Base {
     const timer = setTimeout(remove, EXIT);
     element.addEventListener("animationend", (ended) => ended.target === element && remove());
     if (getComputedStyle(element).animationName === "none") remove();
+  }
+
+  /** Dismiss an item in its inbox. If that is refused, it waits again. */
+  async #request(inbox, event) {
+    this.#asked.add(event);
+    const ids = [event.id, `${event.id}@${event.user}`]; // one of them is its name; the other is ignored
+    const isRefused = await inbox.dismiss(ids).catch(() => true);
+    if (this.#asked.delete(event) && isRefused === true) this.#queue.push(event);
+    this.#fit();
   }
 
   // -- keyboard
@@ -397,9 +403,10 @@ export class NotifyToasts extends Base {
     const stays = this.#shown.filter((toast) => !toast.isLeaving);
     if (event.key === (this.getAttribute("hotkey") ?? "F8") && stays.length && !this.#focused) {
       const [first] = this.#stops();
+      if (!first) return;
       this.#returnTo = document.activeElement;
-      first?.focus();
-      if (first) event.preventDefault();
+      first.focus();
+      event.preventDefault();
     } else if (event.key === "Escape" && this.getAttribute("dismiss") !== "none") {
       const isIdle = !document.activeElement || document.activeElement === document.body;
       const toast = this.#focused ? stays.find((each) => each.element.contains(this.#focused)) : isIdle && stays.at(-1);
@@ -426,17 +433,19 @@ export class NotifyToasts extends Base {
   // -- browser notifications
 
   /** Show a notification of the system, if that is permitted and no tab of this origin is visible. */
-  async #notify({ id, group, payload }) {
+  async #notify(event) {
     if (this.getAttribute("system") === "off" || globalThis.Notification?.permission !== "granted") return;
-    const ask = `${id ?? ""} ${Math.random()}`;
+    const ask = Math.random();
     const isSeen = await new Promise((resolve) => {
       const hear = ({ data }) => data.seen === ask && resolve(true);
       this.#tabs?.addEventListener("message", hear);
       this.#tabs?.postMessage({ ask });
       setTimeout(() => resolve(this.#tabs?.removeEventListener("message", hear)), 150);
     });
-    if (isSeen || !document.hidden) return;
-    const tag = text(group) || id;
+    const isOver = !this.#shown.some((toast) => toast.event === event && !toast.isLeaving) && !this.#queue.includes(event);
+    if (isSeen || !document.hidden || isOver) return;
+    const { id, group, payload, timestamp } = event;
+    const tag = text(group) || id || timestamp; // one for all tabs
     const icon = safeUrl(this.getAttribute("icon"));
     const options = { body: text(payload.message), ...(tag && { tag }), ...(icon && { icon }) };
     let shown;
@@ -471,17 +480,12 @@ const STATUS = `
 `;
 const LABELS = { connected: "Connected", connecting: "Connecting", disconnected: "Disconnected", paused: "Paused" };
 
-/**
- * A dot and a label: green when connected (then it goes), yellow while connecting, red after a while, grey if paused.
- *
- * Attributes: `label-<state>`; `hide-after` (ms, 0 never), `fail-after` (ms). Property `client`: the client to follow;
- * without it, any client of the page.
- */
+/** A dot and a label for the state of `client`, or of any client of the page. */
 export class NotifyStatus extends Base {
   static observedAttributes = ["hide-after", "fail-after", ...Object.keys(LABELS).map((name) => `label-${name}`)];
   #box;
   #label;
-  #state = "";
+  #state = "quiet";
   #timer = 0;
   #client = null;
   #unfollow = null;
@@ -495,6 +499,10 @@ export class NotifyStatus extends Base {
       this.#box.append(make("span", "dot"), this.#label);
       root.append(this.#box);
     }
+    if (Object.hasOwn(this, "client")) {
+      this.#client = this.client; // set before this module was there
+      delete this.client;
+    }
     this.#follow();
   }
 
@@ -505,7 +513,7 @@ export class NotifyStatus extends Base {
   }
 
   attributeChangedCallback() {
-    if (this.#state) this.#enter(this.#state);
+    this.#enter(this.#state);
   }
 
   get client() {
@@ -513,20 +521,22 @@ export class NotifyStatus extends Base {
   }
 
   set client(client) {
+    if (client === this.#client) return;
     this.#client = client;
+    this.#state = "quiet";
     if (this.isConnected) this.#follow();
   }
 
   #follow() {
     this.#unfollow?.();
-    if (this.#client) {
-      this.#unfollow = this.#client.on("status", (status) => this.#take(status));
-      this.#take(this.#client.status);
-    } else {
-      const hear = (event) => this.#take(event.detail?.status ?? event.detail);
+    const hear = (event) => this.#take(event.detail?.status ?? event.detail);
+    if (this.#client) this.#unfollow = this.#client.on("status", (status) => this.#take(status));
+    else {
       document.addEventListener("notify-status", hear);
       this.#unfollow = () => document.removeEventListener("notify-status", hear);
     }
+    this.#enter(this.#state); // its clock begins again
+    this.#take(this.#client?.status);
   }
 
   #take(status) {
@@ -539,7 +549,7 @@ export class NotifyStatus extends Base {
 
   #enter(state) {
     this.#state = state;
-    if (!this.#box) return;
+    if (!this.#unfollow) return;
     clearTimeout(this.#timer);
     this.#box.part = `status ${state}`;
     this.#label.textContent = this.getAttribute(`label-${state}`) ?? LABELS[state];
@@ -593,7 +603,11 @@ async function start() {
   const { url, when = "always", storage } = own.dataset;
   const [, kind] = /^(local|session)(?:Storage)?$/.exec(storage) ?? [];
   if (storage && !kind) warn(`data-storage="${storage}" is neither "local" nor "session": the position is not kept`);
-  globalThis.notifyClient ??= connect(url, { when, storage: kind && globalThis[`${kind}Storage`] });
+  let kept;
+  try {
+    kept = kind && globalThis[`${kind}Storage`];
+  } catch {} // blocked in this browser
+  globalThis.notifyClient ??= connect(url, { when, storage: kept });
 }
 
 if (globalThis.customElements && !customElements.get("notify-toasts")) {
