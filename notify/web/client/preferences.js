@@ -103,7 +103,7 @@ button:hover { background: var(--_border); }
 }
 tbody [part=notice] { margin: 4px 0; font-weight: 400; }
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; }
-[part=quiet] { border-top: 1px solid var(--_border); margin-top: 14px; padding-top: 14px; animation: settle .6s; } /* for double clicks: a row moves */
+[part=quiet] { border-top: 1px solid var(--_border); margin-top: 14px; padding-top: 14px; animation: settle .6s; } /* a double click */
 @keyframes settle { from, to { pointer-events: none; } }
 legend { padding: 0; font-weight: 650; float: inline-start; width: 100%; }
 legend + * { clear: both; }
@@ -199,7 +199,11 @@ export class NotifyPreferences extends Base {
   /** What is shown: what the server has, and on top of it what it has not confirmed. */
   get #shown() {
     const shown = structuredClone(this.#stored);
-    for (const { act } of this.#pending) act(shown);
+    for (const { act } of this.#pending) {
+      try {
+        act(shown);
+      } catch {} // another page has removed it
+    }
     return shown;
   }
 
@@ -417,7 +421,7 @@ export class NotifyPreferences extends Base {
   }
 
   #saveRules(rules) {
-    const tz = this.#shown.preferences.tz ?? OWN; // hours without a zone of the user's own would be those of a server
+    const tz = this.#shown.preferences.tz ?? OWN; // without it, hours are those of the server
     this.#save({ quiet_hours: rules, ...(tz && { tz }) }, (shown) => {
       shown.quiet_hours = { rules, layer: "user" };
       shown.preferences.tz = shown.tz = tz;

@@ -127,7 +127,8 @@ export function webPush(url = new URL(".", import.meta.url), { auth, user = "", 
     if (missing()) return missing();
     if (Notification.permission === "denied") return "denied";
     const made = await subscription();
-    return made && made.endpoint === recall()?.endpoint ? "subscribed" : "default";
+    const accepted = recall();
+    return made && made.endpoint === accepted?.endpoint && accepted.user === user ? "subscribed" : "default";
   };
   async function update() {
     const now = await state();

@@ -35,10 +35,14 @@ function clientOf(source, options) {
 
 const EMPTY = { status: 'connecting', connected: false, events: [], last: undefined, lastId: undefined, client: undefined };
 
+/** A source that is another one begins again; a `URL` may be a new object in each render. */
+const identity = (source) => (typeof source.on === 'function' ? source : String(source));
+
 function createEventStore(source, { limit = 50, types, key, ...options }) {
-  let events = [];
+  let events = [], lastId = options.lastId;
   return createStore(EMPTY, (publish) => {
-    const [client, close] = clientOf(source, options);
+    // A component that is shown again goes on from where it was: nothing is missing, and nothing there twice.
+    const [client, close] = clientOf(source, { ...options, lastId });
     const set = (change) => {
       const { status, lastId } = client;
       publish({ ...change, client, status, lastId, connected: status === 'connected' });
@@ -54,6 +58,7 @@ function createEventStore(source, { limit = 50, types, key, ...options }) {
     set();
     return () => {
       for (const remove of removers) remove();
+      lastId = client.lastId ?? lastId;
       close();
     };
   });
@@ -66,7 +71,7 @@ function createEventStore(source, { limit = 50, types, key, ...options }) {
  * a user id). Other options are those of `connect`, and are read once for each connection.
  */
 export function useNotify(source, options = {}) {
-  const store = useMemo(() => createEventStore(source, options), [source, options.key]);
+  const store = useMemo(() => createEventStore(source, options), [identity(source), options.key]);
   return useSyncExternalStore(store.subscribe, store.snapshot, store.initial);
 }
 
@@ -99,6 +104,6 @@ function createInboxStore(source, { filter, limit, key, ...options }) {
  * are those of `client.inbox`, and are read once for each beginning.
  */
 export function useInbox(source, options = {}) {
-  const store = useMemo(() => createInboxStore(source, options), [source, options.key]);
+  const store = useMemo(() => createInboxStore(source, options), [identity(source), options.key]);
   return useSyncExternalStore(store.subscribe, store.snapshot, store.initial);
 }

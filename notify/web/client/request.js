@@ -17,7 +17,7 @@ export async function request(url, method, path, { auth, body, renew = false } =
     return request(url, method, path, { auth, body, renew: true });
   }
   const answer = await response.json().catch(() => undefined);
-  if (response.ok) return answer;
+  if (response.ok && (answer || response.status === 204)) return answer;
   const { code, message = `${target.pathname} answered with status ${response.status}` } = answer?.error ?? {};
   throw Object.assign(Error(message), { status: response.status, code });
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -214,6 +215,50 @@ def test_loading_and_errors(context: BrowserContext, site: Site) -> None:
     screenshot(page, "preferences-error")
     page.get_by_role("button", name="Try again").click()
     expect(switch(page, "Note: Push")).to_be_checked()
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+def test_an_answer_that_is_a_page(context: BrowserContext, site: Site, method: str) -> None:
+    """A session that has ended may lead to the page of a login: that is a failure, not settings."""
+    page = context.new_page()
+    login = [method]
+
+    def answer(route: Route) -> None:
+        if route.request.method in login:
+            login.clear()
+            route.fulfill(body="<!doctype html><title>Log in</title>", content_type="text/html")
+        else:
+            route.continue_()
+
+    page.route("**/notifications/preferences", answer)
+    page.goto(f"{site.url}/settings")
+    if method == "GET":
+        page.get_by_role("button", name="Try again").click()
+    push = switch(page, "Comment created: Push")
+    push.click()
+    if method == "PATCH":
+        expect(page.locator(f"{ELEMENT} [part=alert]")).to_have_text("The change was not saved")
+        expect(push).to_be_checked()
+        push.click()
+    saved(page)
+    assert stored(site) == {"types": {"comment.created": {"web_push": False}}}
+
+
+def test_a_change_of_what_another_page_has_changed(context: BrowserContext, site: Site) -> None:
+    """Two pages subscribe again: the slower one goes on, and saves what follows."""
+    site.ask("/notifications/preferences", categories={"marketing": {"email": False}})
+    page = opened(context, site)
+    site.gate.clear()
+    switch(page, "Comment created: Push").click()
+    page.get_by_role("button", name="Subscribe again").click()
+    with ThreadPoolExecutor(1) as thread:
+        patch = {"categories": {"marketing": {"email": None}}}
+        other = thread.submit(site.ask, "/notifications/preferences", **patch)
+        switch(page, "Comment created: E-mail").click()
+        site.gate.set()
+        other.result()
+    saved(page)
+    assert stored(site)["types"] == {"comment.created": {"web_push": False, "email": False}}
 
 
 def test_quiet_hours(context: BrowserContext, site: Site) -> None:

@@ -204,6 +204,26 @@ def test_another_user(context: BrowserContext, site: Site) -> None:
     assert len(site.subscriptions) == 1
 
 
+def test_another_user_whom_the_server_refuses(context: BrowserContext, site: Site) -> None:
+    """A browser that is still that of the user before is not subscribed for this one."""
+    page = opened(context, site, "{user: 'alice'}")
+    assert clicked(page) == "ok"
+    page.close()
+    site.failures["POST push/subscribe"] = [503]
+    page = opened(context, site, "{user: 'bob'}")
+    assert page.evaluate("states") == ["default"]
+
+
+@pytest.mark.parametrize("path", ["vapid-key", "subscribe"])
+def test_an_answer_that_is_a_page(context: BrowserContext, site: Site, path: str) -> None:
+    """A session that has ended may lead to the page of a login: nothing is subscribed."""
+    page = opened(context, site)
+    login = "<!doctype html><title>Log in</title>"
+    page.route(f"**/push/{path}", lambda route: route.fulfill(body=login, content_type="text/html"))
+    assert clicked(page) == "refused"
+    assert page.evaluate("push.state()") == "default"
+
+
 def test_unsubscribe(context: BrowserContext, site: Site) -> None:
     """Here and on the server; no page subscribes again by itself, even if the server could not be reached."""
     page = opened(context, site)

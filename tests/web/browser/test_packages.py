@@ -62,6 +62,25 @@ function App() {
 createRoot(document.querySelector('#root')).render(make(StrictMode, null, make(App)));
 """
 
+SHOWN_AGAIN = """
+import { Activity, createElement as make, useState } from 'react';
+import { createRoot } from 'react-dom/client';
+import { useNotify } from 'notify-streams/react';
+
+function Notes() {
+  const { connected, events } = useNotify(new URL('/notify', location), { share: false, lastId: '0' });
+  window.notes = { connected, payloads: events.map((event) => event.payload) };
+}
+
+function App() {
+  const [mode, setMode] = useState('visible');
+  window.setMode = setMode;
+  return make(Activity, { mode }, make(Notes));
+}
+
+createRoot(document.querySelector('#root')).render(make(App));
+"""
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -120,6 +139,31 @@ def test_the_hook(project: Path, context: BrowserContext, site: str, scripted: S
     until(page, "document.querySelector('#notes') === null")
     page.wait_for_timeout(300)
     assert scripted.open == 0
+
+
+def test_a_component_that_is_shown_again(project: Path, context: BrowserContext, site: str, scripted: Scripted) -> None:
+    """It goes on where it was, with nothing twice; a URL that is a new object in each render is one connection."""
+    (project / "shown.js").write_text(SHOWN_AGAIN)
+    bundled = ["--bundle", "--format=esm", "--outfile=shown.bundle.js", "--log-level=error"]
+    run(
+        project, "node_modules/esbuild/bin/esbuild", "shown.js", '--define:process.env.NODE_ENV="development"', *bundled
+    )
+    text = b"<!doctype html><div id=root></div><script type=module src=/bundle></script>"
+    scripted.files["/react"] = ("text/html", text)
+    scripted.files["/bundle"] = ("text/javascript", (project / "shown.bundle.js").read_bytes())
+    scripted.push("one")
+    page = context.new_page()
+    page.goto(f"{site}/react")
+    until(page, "window.notes?.connected && notes.payloads.join() === 'one'")
+    assert len(scripted.requests("/stream")) == 1
+    page.evaluate("setMode('hidden')")
+    while scripted.open:
+        page.wait_for_timeout(10)
+    scripted.push("two")
+    page.evaluate("setMode('visible')")
+    until(page, "notes.connected && notes.payloads.length > 1")
+    assert page.evaluate("notes.payloads") == ["two", "one"]
+    assert len(scripted.requests("/stream")) == 2
 
 
 def test_the_hook_of_the_inbox(project: Path, context: BrowserContext) -> None:
