@@ -1,0 +1,53 @@
+"""Random histories of `<notify-toasts>`: once nothing moves, what is shown is what a model of a few lines says.
+
+Events in groups, of two users, with and without ids, items and numbers of notifications; dismissals here, elsewhere and
+refused by the server; the focus, hidden pages, narrow windows, and an element that is moved. Half of the histories are
+without animations, in steps of the clock; in the other half toasts take their time to leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.web.pages import chromium, site
+
+MODEL = Path(__file__).parent / "toasts_model.js"
+PAGE = """<!doctype html><meta charset="utf-8"><title>Histories</title>
+<style>.slow::part(toast) { animation-duration: 1000s } .calm::part(toast) { animation: none }</style>
+<body></body><script src="/model.js"></script><script type="module" src="/components.js"></script>"""
+RUN = """async ([first, count, isSlow]) => { const wrong = [];
+  for (let seed = first; seed < first + count; seed++) wrong.push(await history_of(seed, isSlow));
+  return wrong.filter(Boolean); }"""
+SEEDS = 200
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with site({"/": PAGE, "/model.js": MODEL.read_text(encoding="utf-8")}) as url:
+        opened = browser.new_page()
+        opened.goto(url)
+        opened.wait_for_function("!!customElements.get('notify-toasts')")
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_histories(page: Page, is_slow: bool) -> None:
+    """The same toasts in the same order, with their roles; the focus stays with them; nothing is left afterwards."""
+    errors: list[Any] = []
+    page.on("pageerror", errors.append)
+    assert page.evaluate(RUN, [0, SEEDS, is_slow]) == []
+    assert errors == []
