@@ -7,14 +7,12 @@ without animations, in steps of the clock; in the other half toasts take their t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import BrowserContext
 
-from tests.web.pages import chromium, site
+from tests.web.pages import site
 
 MODEL = Path(__file__).parent / "toasts_model.js"
 PAGE = """<!doctype html><meta charset="utf-8"><title>Histories</title>
@@ -28,26 +26,11 @@ SEEDS = 200
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    with site({"/": PAGE, "/model.js": MODEL.read_text(encoding="utf-8")}) as url:
-        opened = browser.new_page()
-        opened.goto(url)
-        opened.wait_for_function("!!customElements.get('notify-toasts')")
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("is_slow", [False, True])
-def test_histories(page: Page, is_slow: bool) -> None:
+def test_histories(context: BrowserContext, is_slow: bool) -> None:
     """The same toasts in the same order, with their roles; the focus stays with them; nothing is left afterwards."""
-    errors: list[Any] = []
-    page.on("pageerror", errors.append)
-    assert page.evaluate(RUN, [0, SEEDS, is_slow]) == []
-    assert errors == []
+    with site({"/": PAGE, "/model.js": MODEL.read_text(encoding="utf-8")}) as url:
+        page = context.new_page()
+        page.goto(url)
+        page.wait_for_function("!!customElements.get('notify-toasts')")
+        assert page.evaluate(RUN, [0, SEEDS, is_slow]) == []

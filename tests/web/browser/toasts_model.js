@@ -1,4 +1,4 @@
-// Random histories of <notify-toasts> beside a model of it. The page has a clock of its own, so that a history takes no time.
+// Random histories of <notify-toasts> beside a model of it. The page has a clock of its own: a history takes no time.
 const timers = new Map();
 let now = 0, next = 1;
 const start = (act, ms, every) => (timers.set(next, { act, at: now + ms, every }), next++);
@@ -9,7 +9,8 @@ performance.now = () => now;
 function pass(ms) {
   const end = now + ms;
   for (;;) {
-    const [id, due] = [...timers].filter(([, { at }]) => at <= end).sort(([a, x], [b, y]) => x.at - y.at || a - b)[0] ?? [];
+    const soon = [...timers].filter(([, { at }]) => at <= end);
+    const [id, due] = soon.sort(([a, x], [b, y]) => x.at - y.at || a - b)[0] ?? [];
     if (!due) break;
     now = due.at;
     if (due.every) due.at += due.every;
@@ -105,8 +106,9 @@ window.history_of = async (seed, isSlow, steps = 40) => {
   const model = new Model();
   const element = document.createElement("notify-toasts");
   element.className = isSlow ? "slow" : "calm";
-  const lasts = { "duration-info": LASTS.info, "duration-success": LASTS.success, "duration-ephemeral": 300, duration: 0 };
-  for (const name of Object.keys(lasts)) element.setAttribute(name, isSlow ? 0 : lasts[name]);
+  const lasts = { info: LASTS.info, success: LASTS.success, ephemeral: 300 };
+  for (const name of Object.keys(lasts)) element.setAttribute(`duration-${name}`, isSlow ? 0 : lasts[name]);
+  element.setAttribute("duration", 0);
   element.setAttribute("dismiss", "server");
   const client = { inbox: () => ({ subscribe() {}, close() {}, loading: true, dismiss: ([id, name]) =>
     new Promise((done, fail) => asks.push({ id: name, done, fail })) }) };
@@ -131,7 +133,8 @@ window.history_of = async (seed, isSlow, steps = 40) => {
   };
   const dismissal = () => {
     const ids = [1 + upTo(count + 1), 1 + upTo(count + 1)].map((n) => `${n}-0${chance() < 0.3 ? "@b" : ""}`);
-    return { type: "notify.dismissed", user: one(["a", "b"]), payload: chance() < 0.6 ? { ids } : { group: one(["g", "h"]) } };
+    const payload = chance() < 0.6 ? { ids } : { group: one(["g", "h"]) };
+    return { type: "notify.dismissed", user: one(["a", "b"]), payload };
   };
   const settle = () => isSlow && pass(500);
   const acts = {
@@ -203,7 +206,8 @@ window.history_of = async (seed, isSlow, steps = 40) => {
       return !node.part.contains(payload.type) || (node.role === "alert") !== (payload.type === "error");
     });
     if (wrong) return { seed, isSlow, log, wrong: "role" };
-    if (!isSlow && had && had.some((node) => nodes().includes(node)) && focused() < 0) return { seed, log, wrong: "focus" };
+    const isLost = !isSlow && had && had.some((node) => nodes().includes(node)) && focused() < 0;
+    if (isLost) return { seed, log, wrong: "focus" };
   }
   element.remove();
   pass(500);
