@@ -12,6 +12,7 @@ const TYPES = {
 const WIDE = "(min-width: 768px)";
 const TICK = 100; // ms between looks at the time left
 const EXIT = 400; // ms after which a toast goes if its exit animation did not end
+const TABS = "notify.toasts";
 const REMEMBERED = 500; // ids that are not shown twice
 
 const Base = globalThis.HTMLElement ?? class {}; // so that a server may import this module
@@ -105,7 +106,7 @@ const TOASTS = `
 
 /** Shows events of type `generic`, and of further `types`. */
 export class NotifyToasts extends Base {
-  #shown = []; // in the order of the screen; each {key, id, event, element, left, isLeaving}
+  #shown = []; // in the order of the screen
   #queue = []; // events, oldest first
   #seen = new Set();
   #list;
@@ -137,12 +138,8 @@ export class NotifyToasts extends Base {
       if (event.relatedTarget && !this.#list.contains(event.relatedTarget)) this.#returnTo = null;
     });
     listen(matchMedia(WIDE), "change", () => this.#fit());
-    if (globalThis.BroadcastChannel) {
-      this.#tabs = new BroadcastChannel("notify.toasts");
-      this.#tabs.onmessage = ({ data }) => {
-        if (data.ask && !document.hidden) this.#tabs.postMessage({ seen: data.ask });
-      };
-    }
+    listen(document, "visibilitychange", () => this.#answer());
+    this.#answer();
     this.#fit();
   }
 
@@ -432,16 +429,25 @@ export class NotifyToasts extends Base {
 
   // -- browser notifications
 
+  /** A message to a page in the back-forward cache would end it, so a hidden one does not listen. */
+  #answer() {
+    this.#tabs?.close();
+    if (document.hidden) return;
+    const tabs = (this.#tabs = new BroadcastChannel(TABS));
+    tabs.onmessage = ({ data }) => data.ask && !document.hidden && tabs.postMessage({ seen: data.ask });
+  }
+
   /** Show a notification of the system, if that is permitted and no tab of this origin is visible. */
   async #notify(event) {
     if (this.getAttribute("system") === "off" || globalThis.Notification?.permission !== "granted") return;
     const ask = Math.random();
+    const tabs = new BroadcastChannel(TABS);
     const isSeen = await new Promise((resolve) => {
-      const hear = ({ data }) => data.seen === ask && resolve(true);
-      this.#tabs?.addEventListener("message", hear);
-      this.#tabs?.postMessage({ ask });
-      setTimeout(() => resolve(this.#tabs?.removeEventListener("message", hear)), 150);
+      tabs.onmessage = ({ data }) => data.seen === ask && resolve(true);
+      tabs.postMessage({ ask });
+      setTimeout(resolve, 150);
     });
+    tabs.close();
     const isOver = !this.#shown.some((toast) => toast.event === event && !toast.isLeaving) && !this.#queue.includes(event);
     if (isSeen || !document.hidden || isOver) return;
     const { id, group, payload, timestamp } = event;
@@ -567,7 +573,7 @@ export class NotifyStatus extends Base {
 const warned = new Set();
 const warn = (message) => warned.has(message) || (warned.add(message), console.warn(`notify: ${message}`));
 
-/** `data-notify-on="pattern" data-notify-call="App.show"` calls App.show(element, event, domEvent) for such types. */
+/** `data-notify-on` is a pattern for types, `data-notify-call` a function of the page. */
 function watch(domEvent) {
   const type = domEvent.detail?.type;
   if (typeof type !== "string") return;
@@ -594,7 +600,7 @@ function watch(domEvent) {
   }
 }
 
-/** `<script type="module" src=".../components.js" data-url="/notify">` connects by itself; see `notifyClient`. */
+/** A script element with `data-url` connects by itself. */
 async function start() {
   const isOwn = (script) => script.src === import.meta.url;
   const own = [...document.querySelectorAll("script[data-url]")].find(isOwn);

@@ -22,6 +22,9 @@ RUN = """async ([first, count, isSlow]) => { const wrong = [];
   for (let seed = first; seed < first + count; seed++) wrong.push(await history_of(seed, isSlow));
   return wrong.filter(Boolean); }"""
 SEEDS = 200
+ASK = """new Promise((done) => { const heard = new BroadcastChannel('notify.toasts');
+  heard.onmessage = done; new BroadcastChannel('notify.toasts').postMessage({ ask: 1 }); }).then(() => 0)"""
+"""Ask as a hidden tab does, until a listener has got it."""
 
 pytestmark = pytest.mark.slow
 
@@ -34,3 +37,19 @@ def test_histories(context: BrowserContext, is_slow: bool) -> None:
         page.goto(url)
         page.wait_for_function("!!customElements.get('notify-toasts')")
         assert page.evaluate(RUN, [0, SEEDS, is_slow]) == []
+
+
+def test_a_page_in_the_back_forward_cache(context: BrowserContext) -> None:
+    """It stays there although another tab asks whether one is visible: then it does not listen."""
+    toasts = PAGE.replace("<body>", "<body><notify-toasts></notify-toasts>").replace("/model.js", "/shown.js")
+    script = "window.shown = []; addEventListener('pageshow', ({ persisted }) => shown.push(persisted))"
+    with site({"/": toasts, "/shown.js": script, "/other": "<!doctype html><title>Other</title>"}) as url:
+        page, other = context.new_page(), context.new_page()
+        other.goto(f"{url}/other")
+        page.goto(url)
+        page.wait_for_function("!!customElements.get('notify-toasts') && shown.length === 1")
+        page.goto(f"{url}/other")
+        other.evaluate(ASK)
+        page.evaluate("history.back()")
+        page.wait_for_function("window.shown?.length > 0 && location.pathname === '/'")
+        assert page.evaluate("shown") == [False, True]

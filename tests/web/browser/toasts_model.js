@@ -20,11 +20,11 @@ function pass(ms) {
   now = end;
 }
 
-let channels = 0;
+const channels = new Set();
 window.BroadcastChannel = class {
-  constructor() { channels++; }
+  constructor() { channels.add(this); }
   postMessage() {}
-  close() { channels--; }
+  close() { channels.delete(this); }
 };
 const wide = Object.assign(new EventTarget(), { matches: true });
 const { matchMedia: real } = window;
@@ -102,7 +102,7 @@ window.history_of = async (seed, isSlow, steps = 40) => {
   const log = [], asks = [];
   document.querySelector("notify-toasts")?.remove(); // of a history that failed
   pass(500);
-  const before = { timers: timers.size, channels };
+  const before = { timers: timers.size, channels: channels.size };
   const model = new Model();
   const element = document.createElement("notify-toasts");
   element.className = isSlow ? "slow" : "calm";
@@ -212,7 +212,7 @@ window.history_of = async (seed, isSlow, steps = 40) => {
   element.remove();
   pass(500);
   for (const { done } of asks) done({});
-  const left = { timers: timers.size - before.timers, channels: channels - before.channels };
+  const left = { timers: timers.size - before.timers, channels: channels.size - before.channels };
   hidden = false;
   wide.matches = true;
   if (left.timers || left.channels) return { seed, isSlow, log, left };
