@@ -3,7 +3,7 @@
  * - "install": on iOS and iPadOS, web push works only once the web app is on the home screen.
  * - "denied": the user has blocked notifications of this site.
  * - "default": not subscribed; `subscribe()` asks the user, if the user was not asked before.
- * - "subscribed": this browser has a subscription, and the server has accepted it.
+ * - "subscribed": this browser has a subscription, and the server has accepted it for this `user`.
  */
 export type PushState = "unsupported" | "install" | "denied" | "default" | "subscribed";
 
