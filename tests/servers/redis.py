@@ -242,7 +242,7 @@ def plain_info(server: Server, section: str) -> dict[str, str]:
 
 
 def follows(replica: Server, master: Server) -> bool:
-    """Whether both say so: the master counts a replica only some time after that one reports its link as up."""
+    """Whether both servers report it: the master lists the replica as online later than the replica its link as up."""
     if plain_info(replica, "replication").get("master_link_status") != "up":
         return False
     online = re.compile(rf"\bport\W+{replica.port}\W+state\W+online\b")

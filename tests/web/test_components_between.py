@@ -1,4 +1,4 @@
-"""The custom elements between two of their states: leaving, queued, taken out of the page, another client."""
+"""The custom elements between two states: a toast that leaves or waits, an element that is moved, another client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOCUSED = "() => document.querySelector('notify-toasts').shadowRoot.activeElemen
 REFUSING = """() => { window.refuse = [];
   window.client = { inbox: () => ({ subscribe() {}, close() {},
     dismiss: () => new Promise((_, fail) => refuse.push(fail)) }) }; }"""
-"""A client whose inbox refuses to dismiss, when the test says so."""
+"""A client whose inbox refuses a dismissal when the test calls `refuse`."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def emit(page: Page, *events: dict[str, Any]) -> None:
-    """Emit events one after the other in one task, as a transport does with what came together."""
+    """Emit events in one task, as a transport does with events that arrive together."""
     page.evaluate(
         """events => { for (const each of events) {
         const detail = { user: 'alice', type: 'generic', ...each };
@@ -70,14 +70,14 @@ def item(number: int, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("target", [{"ids": ["1-0"]}, {"group": "a"}, {"up_to": "1-0"}])
 def test_an_item_that_comes_together_with_its_dismissal(page: Page, target: dict[str, Any]) -> None:
-    """After a reconnect: what was dismissed elsewhere meanwhile is not shown, what came later is."""
+    """After a reconnect, an item that was dismissed elsewhere is not shown; one that came later is."""
     emit(page, item(1, group="a"), {"id": "2-0", "type": "notify.dismissed", "payload": target}, item(3))
     expect(page.locator(f"{SHOWN} [part=title]")).to_have_text(["3"])
 
 
 @pytest.mark.parametrize("meta", [{}, {"notification": "n-1"}])
 def test_a_dismissal_that_is_refused(browser: Browser, url: str, meta: dict[str, str]) -> None:
-    """The toast comes back, also that of a dispatcher's item."""
+    """The toast comes back, also that of an item from a dispatcher."""
     with at(browser, f"{url}/server") as page:
         page.evaluate(REFUSING)
         emit(page, item(1, meta=meta))
@@ -90,7 +90,7 @@ def test_a_dismissal_that_is_refused(browser: Browser, url: str, meta: dict[str,
 
 @pytest.mark.parametrize("is_shown", [True, False])
 def test_a_dismissal_that_is_refused_late(browser: Browser, url: str, is_shown: bool) -> None:
-    """A toast that has come in its place meanwhile, or waits, is newer: it stays."""
+    """A newer toast of its group, shown or queued, stays, and the refused one does not come back."""
     with at(browser, f"{url}/server") as page:
         page.evaluate(REFUSING)
         emit(page, item(1, group="a"))
@@ -108,7 +108,7 @@ def test_a_dismissal_that_is_refused_late(browser: Browser, url: str, is_shown: 
 
 
 def test_taken_out_while_a_toast_leaves(page: Page) -> None:
-    """No timer goes on in an element that is not in the page; what waits is shown when it is put back."""
+    """An element outside the page runs no timer; what waits is shown when the element is put back."""
     for number in range(1, 6):
         push(page, number, title=f"{number}")
     stop_the_clock(page)
@@ -130,7 +130,7 @@ def test_taken_out_while_a_toast_leaves(page: Page) -> None:
 
 
 def test_shown_before_it_is_in_the_page(page: Page) -> None:
-    """An element that a script has made shows what it was given when it is put into the page."""
+    """An element that a script has created shows what it was given once it is in the page."""
     page.evaluate(
         """() => { window.made = document.createElement('notify-toasts'); made.show({ payload: { title: 'early' } });
         document.querySelector('notify-toasts').replaceWith(made); }"""
@@ -139,7 +139,7 @@ def test_shown_before_it_is_in_the_page(page: Page) -> None:
 
 
 def test_the_focus_in_a_toast_that_has_no_place(page: Page) -> None:
-    """A window that becomes narrow sends a toast back to the queue: the focus goes on, as when it leaves."""
+    """A narrower window sends a toast back to the queue: the focus moves on, as when a toast leaves."""
     for number in range(1, 4):
         show(page, number, "info", title=f"{number}")
     page.locator(f"{SHOWN} [part=close]").nth(2).focus()
@@ -149,7 +149,7 @@ def test_the_focus_in_a_toast_that_has_no_place(page: Page) -> None:
 
 
 def test_the_focus_on_a_link_that_goes(page: Page) -> None:
-    """An event that replaces another may have no link: the focus stays in the toast."""
+    """If an update removes the focused link, the focus stays in the toast."""
     push(page, 1, group="a", title="1", action_url="/a")
     page.keyboard.press("F8")
     assert page.evaluate(FOCUSED) == "action"
@@ -159,7 +159,7 @@ def test_the_focus_on_a_link_that_goes(page: Page) -> None:
 
 
 def test_the_focus_returns_to_where_it_was_last(page: Page) -> None:
-    """Not to where it was when it came here the time before."""
+    """It returns to the element that had it most recently, not to that of an earlier visit."""
     page.evaluate("document.querySelector('notify-toasts').insertAdjacentHTML('beforebegin', '<a href id=last>x</a>')")
     show(page, 1, "info", title="1")
     page.locator("#before").focus()
@@ -176,13 +176,13 @@ def test_the_focus_returns_to_where_it_was_last(page: Page) -> None:
 
 
 def hidden(page: Page) -> None:
-    """Hide a page that may show notifications of the system, and stop its clock."""
+    """Hide a page that may show browser notifications, and stop its clock."""
     page.evaluate(FAKE.replace("PERMISSION", "granted").replace("HIDDEN", "true"))
     stop_the_clock(page)
 
 
 def test_a_browser_notification_of_what_was_dismissed(page: Page) -> None:
-    """What was dismissed elsewhere while the tabs were asked whether one is visible is not shown."""
+    """An item that is dismissed elsewhere while the tab asks for a visible one has no notification."""
     hidden(page)
     emit(page, item(1), item(2))
     emit(page, {"id": "3-0", "type": "notify.dismissed", "payload": {"ids": ["1-0"]}})
@@ -191,7 +191,7 @@ def test_a_browser_notification_of_what_was_dismissed(page: Page) -> None:
 
 
 def test_one_browser_notification_for_all_tabs(browser: Browser, url: str) -> None:
-    """Hidden tabs show the same event under the same tag, so that there is one; it may have no id."""
+    """Hidden tabs show an event under the same tag, even without an id, so the browser shows one notification."""
     opened = at(browser, url)
     tags = []
     with opened as page:
@@ -208,7 +208,7 @@ def test_one_browser_notification_for_all_tabs(browser: Browser, url: str) -> No
 
 
 def test_storage_that_is_blocked(browser: Browser) -> None:
-    """A browser that blocks storage throws at the name: the page is connected without it."""
+    """Reading `localStorage` throws in a browser that blocks it: the page connects without."""
     block = """<script>Object.defineProperty(window, 'localStorage',
         { get() { throw new DOMException('denied', 'SecurityError'); } })</script>"""
     own = block + PAGE.replace(' src="/c', ' data-url="/notify" data-storage="local" src="/c')
@@ -221,7 +221,7 @@ def test_storage_that_is_blocked(browser: Browser) -> None:
 
 
 def test_a_status_that_is_moved(page: Page) -> None:
-    """It becomes red, or goes, as if it had always been there."""
+    """It turns red, or disappears, as if it had not been moved."""
     box = page.locator("notify-status [part~=status]")
     move = "() => document.body.prepend(document.querySelector('notify-status'))"
     stop_the_clock(page)
@@ -240,7 +240,7 @@ CLIENTS = """() => { const element = document.querySelector('notify-status');
 
 
 def test_a_status_of_another_client(page: Page) -> None:
-    """What the client before was in does not count for the next, and without a client nothing is shown."""
+    """The next client starts without the state of the previous one; without a client, nothing is shown."""
     box = page.locator("notify-status [part~=status]")
     page.evaluate(CLIENTS.replace("CLOSED", "closed"))
     expect(box).to_have_text("Disconnected")

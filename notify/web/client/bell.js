@@ -24,7 +24,7 @@ const TEXTS = {
 };
 const VIEWED = 1000; // ms for which an item is visible until it counts as read
 const UNDO = 8000; // ms for which the undo is offered
-const LEAVE = 1500; // ms for which a link waits for its mark
+const LEAVE = 1500; // ms for which a link waits until its item is marked
 
 const Base = globalThis.HTMLElement ?? class {}; // so that a server may import this module
 const text = (value) => (value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));

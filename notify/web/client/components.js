@@ -117,7 +117,7 @@ export class NotifyToasts extends Base {
   #tabs = null;
   #inboxes = new Map(); // by client
   #inboxOf = new WeakMap(); // by event
-  #asked = new Set(); // events that an inbox is dismissing, and that nothing newer has replaced
+  #asked = new Set(); // events whose dismissal was sent, unless a newer one replaced them
 
   connectedCallback() {
     if (!this.#list) {
@@ -215,7 +215,7 @@ export class NotifyToasts extends Base {
   /** Remove what was dismissed elsewhere. */
   async #dismissed({ payload, user }, client) {
     const { ids, group, up_to: end } = payload ?? {};
-    await 0; // what came before it is shown by then
+    await 0; // events before it are shown by then
     if (ids) this.dismiss({ ids, user });
     else if (group) this.dismiss({ group }); // of whatever log
     if (!end) return;
@@ -375,10 +375,10 @@ export class NotifyToasts extends Base {
     if (getComputedStyle(element).animationName === "none") remove();
   }
 
-  /** Dismiss an item in its inbox. If that is refused, it waits again. */
+  /** Dismiss an item in its inbox. If that is refused, it is queued again. */
   async #request(inbox, event) {
     this.#asked.add(event);
-    const ids = [event.id, `${event.id}@${event.user}`]; // one of them is its name; the other is ignored
+    const ids = [event.id, `${event.id}@${event.user}`]; // the item has one of them; the other is ignored
     const isRefused = await inbox.dismiss(ids).catch(() => true);
     if (this.#asked.delete(event) && isRefused === true) this.#queue.push(event);
     this.#fit();
@@ -429,7 +429,7 @@ export class NotifyToasts extends Base {
 
   // -- browser notifications
 
-  /** A message to a page in the back-forward cache would end it, so a hidden one does not listen. */
+  /** Answer other tabs. A hidden page does not listen: a message would evict it from the back-forward cache. */
   #answer() {
     this.#tabs?.close();
     if (document.hidden) return;
@@ -451,7 +451,7 @@ export class NotifyToasts extends Base {
     const isOver = !this.#shown.some((toast) => toast.event === event && !toast.isLeaving) && !this.#queue.includes(event);
     if (isSeen || !document.hidden || isOver) return;
     const { id, group, payload, timestamp } = event;
-    const tag = text(group) || id || timestamp; // one for all tabs
+    const tag = text(group) || id || timestamp; // the same in all tabs
     const icon = safeUrl(this.getAttribute("icon"));
     const options = { body: text(payload.message), ...(tag && { tag }), ...(icon && { icon }) };
     let shown;
@@ -506,7 +506,7 @@ export class NotifyStatus extends Base {
       root.append(this.#box);
     }
     if (Object.hasOwn(this, "client")) {
-      this.#client = this.client; // set before this module was there
+      this.#client = this.client; // set before this module was loaded
       delete this.client;
     }
     this.#follow();
@@ -541,7 +541,7 @@ export class NotifyStatus extends Base {
       document.addEventListener("notify-status", hear);
       this.#unfollow = () => document.removeEventListener("notify-status", hear);
     }
-    this.#enter(this.#state); // its clock begins again
+    this.#enter(this.#state); // restart its timer
     this.#take(this.#client?.status);
   }
 

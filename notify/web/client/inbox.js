@@ -8,7 +8,7 @@ const order = (id = '') => id.split('@')[0].split('-').map((part) => part.padSta
 const rank = (id) => id.replace(/[^@]*/, order);
 const code = (c) => `_${c === '%' ? '' : c.charCodeAt().toString(16).toUpperCase()}`;
 const nameOf = (log) => encodeURIComponent(log).replace(/[%_.!~*'()]/g, code);
-const isLong = (log) => nameOf(log)[22]; // a hash in positions
+const isLong = (log) => nameOf(log)[22]; // positions contain a hash of it
 
 const places = (position) => {
   const parts = position.startsWith('m1.') ? position.slice(3).split('.') : ['', position];
@@ -139,7 +139,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     const isOther = item.user !== own;
     if (group && (item.group !== group || (id && !isOther && order(item.id) > order(id)))) return;
     const isHit = group || covers(end, item, own);
-    // which came first, or which log is meant, a page says
+    // only a page tells which came first, or which log is meant
     if (id && isOther && (group || (isHit === undefined && isLong(item.user) && /\.~/.test(end)))) stale();
     return isHit;
   };
@@ -170,7 +170,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     if (!id || (name && !topics.has(user))) return;
     const ends = name[22] ? [...base].filter(([log]) => log[22]).map(([, end]) => end) : [base.get(name)];
     const isNew = (end) => order(id) > order(end);
-    if (!ends.every(isNew)) return ends.some(isNew) && stale(); // which of the hashes is this log's, a page says
+    if (!ends.every(isNew)) return ends.some(isNew) && stale(); // only a page tells which of the hashes is this log's
     if (!name[22]) base.set(name, id);
     if (event.item) put(after(name ? recent : [], { ...event, id: name ? `${id}@${user}` : id, ...changed({}, {}) }));
     if (!name && /^notify\.(followed|unfollowed|merged)$/.test(type)) {

@@ -103,7 +103,7 @@ button:hover { background: var(--_border); }
 }
 tbody [part=notice] { margin: 4px 0; font-weight: 400; }
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; }
-[part=quiet] { border-top: 1px solid var(--_border); margin-top: 14px; padding-top: 14px; animation: settle .6s; } /* a double click */
+[part=quiet] { border-top: 1px solid var(--_border); margin-top: 14px; padding-top: 14px; animation: settle .6s; } /* no double clicks */
 @keyframes settle { from, to { pointer-events: none; } }
 legend { padding: 0; font-weight: 650; float: inline-start; width: 100%; }
 legend + * { clear: both; }
@@ -202,7 +202,7 @@ export class NotifyPreferences extends Base {
     for (const { act } of this.#pending) {
       try {
         act(shown);
-      } catch {} // another page has removed it
+      } catch {} // what it changes is gone
     }
     return shown;
   }
@@ -421,7 +421,7 @@ export class NotifyPreferences extends Base {
   }
 
   #saveRules(rules) {
-    const tz = this.#shown.preferences.tz ?? OWN; // without it, hours are those of the server
+    const tz = this.#shown.preferences.tz ?? OWN; // otherwise, the hours are those of the server
     this.#save({ quiet_hours: rules, ...(tz && { tz }) }, (shown) => {
       shown.quiet_hours = { rules, layer: "user" };
       shown.preferences.tz = shown.tz = tz;

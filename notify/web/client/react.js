@@ -35,13 +35,13 @@ function clientOf(source, options) {
 
 const EMPTY = { status: 'connecting', connected: false, events: [], last: undefined, lastId: undefined, client: undefined };
 
-/** A source that is another one begins again; a `URL` may be a new object in each render. */
+/** What tells one source from another: a `URL` may be a new object in each render. */
 const identity = (source) => (typeof source.on === 'function' ? source : String(source));
 
 function createEventStore(source, { limit = 50, types, key, ...options }) {
   let events = [], lastId = options.lastId;
   return createStore(EMPTY, (publish) => {
-    // A component that is shown again goes on from where it was: nothing is missing, and nothing there twice.
+    // A component that is shown again resumes after the last event that it received.
     const [client, close] = clientOf(source, { ...options, lastId });
     const set = (change) => {
       const { status, lastId } = client;

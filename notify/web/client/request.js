@@ -3,8 +3,8 @@
 const LATE = 15000; // ms after which a request is given up
 
 /**
- * Send a request and return the JSON of the answer, undefined if it has none. An error has the `status` and `code` of
- * the answer; both are undefined if there was no answer.
+ * Send a request and return the JSON of the answer, undefined if its status is 204. Any other answer without JSON is an
+ * error: it may be a login page. An error has the `status` and `code` of the answer, undefined if there was none.
  */
 export async function request(url, method, path, { auth, body, renew = false } = {}) {
   const given = typeof auth === "function" ? await auth(renew) : auth;

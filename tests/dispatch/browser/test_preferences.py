@@ -219,7 +219,7 @@ def test_loading_and_errors(context: BrowserContext, site: Site) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
 def test_an_answer_that_is_a_page(context: BrowserContext, site: Site, method: str) -> None:
-    """A session that has ended may lead to the page of a login: that is a failure, not settings."""
+    """A login page, to which an expired session may lead, is an error instead of settings."""
     page = context.new_page()
     login = [method]
 
@@ -245,7 +245,7 @@ def test_an_answer_that_is_a_page(context: BrowserContext, site: Site, method: s
 
 
 def test_a_change_of_what_another_page_has_changed(context: BrowserContext, site: Site) -> None:
-    """Two pages subscribe again: the slower one goes on, and saves what follows."""
+    """Two pages subscribe again at once: the slower one still saves its later changes."""
     site.ask("/notifications/preferences", categories={"marketing": {"email": False}})
     page = opened(context, site)
     site.gate.clear()

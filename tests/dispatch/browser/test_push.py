@@ -205,7 +205,7 @@ def test_another_user(context: BrowserContext, site: Site) -> None:
 
 
 def test_another_user_whom_the_server_refuses(context: BrowserContext, site: Site) -> None:
-    """A browser that is still that of the user before is not subscribed for this one."""
+    """A browser that is still registered for the previous user is not subscribed for this one."""
     page = opened(context, site, "{user: 'alice'}")
     assert clicked(page) == "ok"
     page.close()
@@ -216,7 +216,7 @@ def test_another_user_whom_the_server_refuses(context: BrowserContext, site: Sit
 
 @pytest.mark.parametrize("path", ["vapid-key", "subscribe"])
 def test_an_answer_that_is_a_page(context: BrowserContext, site: Site, path: str) -> None:
-    """A session that has ended may lead to the page of a login: nothing is subscribed."""
+    """A login page, to which an expired session may lead, is an error: nothing is subscribed."""
     page = opened(context, site)
     login = "<!doctype html><title>Log in</title>"
     page.route(f"**/push/{path}", lambda route: route.fulfill(body=login, content_type="text/html"))

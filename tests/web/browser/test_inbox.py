@@ -209,7 +209,7 @@ def test_no_seam_between_pages(page: Page, scripted: InboxServer) -> None:
 
 @pytest.mark.usefixtures("released")
 def test_a_group_while_a_page_is_read(page: Page, scripted: InboxServer) -> None:
-    """A change of a group is applied again when the page has come, but not to the group's later item."""
+    """A change of a group is applied again when the page arrives, but not to the group's later item."""
     for number in range(6):
         scripted.send(number, group="g" if number == 5 else None)
     opened_inbox(page, limit=4)
@@ -395,7 +395,7 @@ def test_an_item_that_comes_after_its_change(page: Page, scripted: InboxServer) 
 
 
 def test_a_group_of_a_topic_that_comes_after_its_change(page: Page, scripted: InboxServer) -> None:
-    """Whether the topic's item was there before a change of its group, a page says."""
+    """Only a page tells whether the topic's item came before a change of its group."""
     scripted.topics = {"news": "news"}
     scripted.send("mine")
     opened_inbox(page)
@@ -408,7 +408,7 @@ def test_a_group_of_a_topic_that_comes_after_its_change(page: Page, scripted: In
 
 
 def test_an_event_that_is_older_than_the_page(page: Page, scripted: InboxServer) -> None:
-    """An item that a page did not have, and could have had, was removed: also where a position has only a hash."""
+    """An event up to the page's position that the page lacks was removed, even if the position has only a hash."""
     topic = "a topic with a name that is too long"
     scripted.topics = {topic: "~" + 22 * "x"}
     scripted.send("one")
@@ -541,7 +541,7 @@ def test_a_list_that_cannot_be_read(page: Page, scripted: InboxServer) -> None:
 
 @pytest.mark.parametrize("call", ["read('1700000000000-1')", "more()"])
 def test_a_list_that_is_behind(page: Page, scripted: InboxServer, call: str) -> None:
-    """It could not be read again after an unfollow, and then another request works: it is read once more."""
+    """If it could not be read again after an unfollow, it is read after the next request that succeeds."""
     scripted.topics = {"news": "news"}
     for number in range(4):
         scripted.send(number)
@@ -557,7 +557,7 @@ def test_a_list_that_is_behind(page: Page, scripted: InboxServer, call: str) -> 
 
 
 def test_a_part_of_a_mark_that_fails(page: Page, scripted: InboxServer) -> None:
-    """Items of a log with a long name are named by their ids: if that is refused, the promise rejects."""
+    """Items of a log with a long name are marked by their ids: if that is refused, the promise rejects."""
     topic = "a topic with a name that is too long"
     scripted.topics = {topic: "~" + 22 * "x"}
     scripted.send("one")
@@ -570,7 +570,7 @@ def test_a_part_of_a_mark_that_fails(page: Page, scripted: InboxServer) -> None:
 
 
 def test_closed_before_it_is_read_again(page: Page, scripted: InboxServer) -> None:
-    """An inbox that was closed requests nothing more."""
+    """A closed inbox sends no further request."""
     opened_inbox(page)
     page.evaluate("got.client.on('*', () => inbox.close()); 0")
     scripted.push({"topic": "news"}, type="notify.unfollowed")

@@ -372,7 +372,7 @@ def test_links(page: Page, site: str, scripted: InboxServer) -> None:
 
 
 def test_a_link_waits_for_its_mark(page: Page, site: str, scripted: InboxServer) -> None:
-    """Opened while another change is on its way: the item is read before the page is left."""
+    """Opened while another change is being sent, the item is marked as read before the page is left."""
     served(scripted)
     late = "const timer = setTimeout; setTimeout = (fn, ms, ...more) => timer(fn, ms === 1500 ? 60000 : ms, ...more);"
     page.add_init_script(late)
@@ -389,7 +389,7 @@ def test_a_link_waits_for_its_mark(page: Page, site: str, scripted: InboxServer)
 
 
 def test_another_client(page: Page, site: str, scripted: InboxServer) -> None:
-    """What one client listed is gone with it, and so is the undo."""
+    """Setting another client clears the previous one's list and undo."""
     served(scripted)
     bell = shown(page, site)
     bell.locator("[part=bell]").click()

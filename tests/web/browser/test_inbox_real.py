@@ -81,7 +81,7 @@ def opened(context: BrowserContext, site: str, **options: Any) -> Page:
 
 
 def hold_pages(page: Page) -> Callable[[], None]:
-    """Hold requests for pages of the inbox back, until the function that is returned is called."""
+    """Hold back requests for pages of the inbox until the returned function is called."""
     held: list[Route] = []
     is_open = False
 
@@ -147,7 +147,7 @@ def test_topics(context: BrowserContext, site: str, topic: str) -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_mark_between_a_follow_and_its_page(context: BrowserContext, site: str, topic: str) -> None:
-    """The position of a page without topics does not say how a position of several logs names the user."""
+    """`readUpTo()` marks the user's items too: it waits for a page that says how positions name the user."""
     send(site, "one")
     page = opened(context, site)
     until(page, "titles() === 'one'")
@@ -179,7 +179,7 @@ def test_marks_keep_their_order_while_a_page_is_awaited(context: BrowserContext,
 
 
 def test_a_page_is_not_changed_by_what_came_before_it(context: BrowserContext, site: str) -> None:
-    """A topic's item that was marked as unread, and later as read by a position, is read after a refresh too."""
+    """A topic's item that was marked as unread by its id, then as read by a position, stays read after a refresh."""
     page = opened(context, site)
     follow(site, "news")
     send(site, "headline", topic="news")
@@ -192,7 +192,7 @@ def test_a_page_is_not_changed_by_what_came_before_it(context: BrowserContext, s
 
 
 def test_the_next_page_right_after_an_unfollow(context: BrowserContext, site: str) -> None:
-    """The list is read again although the page asks for something else in between."""
+    """The list is read again even if the page calls `more()` in between."""
     send(site, "one")
     follow(site, "news")
     send(site, "headline", topic="news")

@@ -142,7 +142,7 @@ def test_the_hook(project: Path, context: BrowserContext, site: str, scripted: S
 
 
 def test_a_component_that_is_shown_again(project: Path, context: BrowserContext, site: str, scripted: Scripted) -> None:
-    """It goes on where it was, with nothing twice; a URL that is a new object in each render is one connection."""
+    """It resumes without repeating events; a URL object that each render creates makes one connection."""
     (project / "shown.js").write_text(SHOWN_AGAIN)
     bundled = ["--bundle", "--format=esm", "--outfile=shown.bundle.js", "--log-level=error"]
     run(

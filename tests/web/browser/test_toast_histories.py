@@ -1,8 +1,8 @@
-"""Random histories of `<notify-toasts>`: once nothing moves, what is shown is what a model of a few lines says.
+"""Random histories of `<notify-toasts>` beside a small model: once everything has settled, both show the same toasts.
 
-Events in groups, of two users, with and without ids, items and numbers of notifications; dismissals here, elsewhere and
-refused by the server; the focus, hidden pages, narrow windows, and an element that is moved. Half of the histories are
-without animations, in steps of the clock; in the other half toasts take their time to leave.
+Events in groups, of two users, with and without an id, an item and a notification number; dismissals here, elsewhere
+and refused by the server; the focus, hidden pages, narrow windows, and an element that is moved. Half of the histories
+have no animations, and the clock advances in steps; in the other half, toasts take a while to leave.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RUN = """async ([first, count, isSlow]) => { const wrong = [];
 SEEDS = 200
 ASK = """new Promise((done) => { const heard = new BroadcastChannel('notify.toasts');
   heard.onmessage = done; new BroadcastChannel('notify.toasts').postMessage({ ask: 1 }); }).then(() => 0)"""
-"""Ask as a hidden tab does, until a listener has got it."""
+"""Ask as a hidden tab does, and wait until another listener has received it."""
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
 def test_histories(context: BrowserContext, is_slow: bool) -> None:
-    """The same toasts in the same order, with their roles; the focus stays with them; nothing is left afterwards."""
+    """The same toasts in the same order and roles; the focus is not lost; no timer or channel is left afterwards."""
     with site({"/": PAGE, "/model.js": MODEL.read_text(encoding="utf-8")}) as url:
         page = context.new_page()
         page.goto(url)
@@ -40,7 +40,7 @@ def test_histories(context: BrowserContext, is_slow: bool) -> None:
 
 
 def test_a_page_in_the_back_forward_cache(context: BrowserContext) -> None:
-    """It stays there although another tab asks whether one is visible: then it does not listen."""
+    """It stays there when another tab asks for a visible one, because it does not listen while hidden."""
     toasts = PAGE.replace("<body>", "<body><notify-toasts></notify-toasts>").replace("/model.js", "/shown.js")
     script = "window.shown = []; addEventListener('pageshow', ({ persisted }) => shown.push(persisted))"
     with site({"/": toasts, "/shown.js": script, "/other": "<!doctype html><title>Other</title>"}) as url:
