@@ -158,6 +158,17 @@ def test_the_focus_on_a_link_that_goes(page: Page) -> None:
     assert page.evaluate(FOCUSED) == "close"
 
 
+def test_the_focus_on_a_link_that_goes_where_there_is_no_button(page: Page) -> None:
+    """With `dismiss="none"` nothing else in the toast can have the focus: it returns to where it was."""
+    page.evaluate("document.querySelector('notify-toasts').setAttribute('dismiss', 'none')")
+    push(page, 1, group="a", title="1", action_url="/a")
+    page.locator("#before").focus()
+    page.keyboard.press("F8")
+    assert page.evaluate(FOCUSED) == "action"
+    push(page, 2, group="a", title="2")
+    assert page.evaluate(FOCUSED) == "before"
+
+
 def test_the_focus_returns_to_where_it_was_last(page: Page) -> None:
     """It returns to the element that had it most recently, not to that of an earlier visit."""
     page.evaluate("document.querySelector('notify-toasts').insertAdjacentHTML('beforebegin', '<a href id=last>x</a>')")
@@ -233,6 +244,16 @@ def test_a_status_that_is_moved(page: Page) -> None:
     page.evaluate(move)
     page.clock.run_for(500)
     expect(box).to_be_hidden()
+
+
+def test_a_status_that_was_out_of_the_page(page: Page) -> None:
+    """It shows the state that its client has now, although it missed the change."""
+    page.evaluate(
+        """() => { const client = { status: 'connecting' }, element = document.querySelector('notify-status');
+        document.dispatchEvent(Object.assign(new CustomEvent('notify-status', { detail: client.status }), { client }));
+        element.remove(); client.status = 'connected'; document.body.append(element); }"""
+    )
+    expect(page.locator("notify-status [part~=status]")).to_have_text("Connected")
 
 
 CLIENTS = """() => { const element = document.querySelector('notify-status');

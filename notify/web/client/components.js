@@ -117,7 +117,7 @@ export class NotifyToasts extends Base {
   #tabs = null;
   #inboxes = new Map(); // by client
   #inboxOf = new WeakMap(); // by event
-  #asked = new Set(); // events whose dismissal was sent, unless a newer one replaced them
+  #asked = new Set(); // events whose dismissal was sent
 
   connectedCallback() {
     if (!this.#list) {
@@ -320,7 +320,8 @@ export class NotifyToasts extends Base {
     if (!toast.progress.hidden) toast.progress.value = Math.min(1, progress);
     toast.progress.setAttribute("aria-label", toast.title.textContent);
     const url = linked(payload);
-    if (!url && this.#focused === toast.action) toast.element.lastChild.focus();
+    const close = toast.element.lastChild;
+    if (!url && this.#focused === toast.action) close.hidden ? this.#moveFocus(toast) : close.focus();
     toast.action.hidden = !url;
     if (!url) return toast.action.removeAttribute("href");
     toast.action.href = url;
@@ -429,7 +430,7 @@ export class NotifyToasts extends Base {
 
   // -- browser notifications
 
-  /** Answer other tabs. A hidden page does not listen: a message would evict it from the back-forward cache. */
+  /** A hidden page does not listen: a message would evict it from the back-forward cache. */
   #answer() {
     this.#tabs?.close();
     if (document.hidden) return;
@@ -494,6 +495,7 @@ export class NotifyStatus extends Base {
   #state = "quiet";
   #timer = 0;
   #client = null;
+  #last = null; // the client that is shown
   #unfollow = null;
 
   connectedCallback() {
@@ -506,7 +508,7 @@ export class NotifyStatus extends Base {
       root.append(this.#box);
     }
     if (Object.hasOwn(this, "client")) {
-      this.#client = this.client; // set before this module was loaded
+      this.#client = this.#last = this.client; // set before this module was loaded
       delete this.client;
     }
     this.#follow();
@@ -528,21 +530,24 @@ export class NotifyStatus extends Base {
 
   set client(client) {
     if (client === this.#client) return;
-    this.#client = client;
+    this.#client = this.#last = client;
     this.#state = "quiet";
     if (this.isConnected) this.#follow();
   }
 
   #follow() {
     this.#unfollow?.();
-    const hear = (event) => this.#take(event.detail?.status ?? event.detail);
+    const hear = ({ client, detail }) => {
+      this.#last = client;
+      this.#take(detail?.status ?? detail);
+    };
     if (this.#client) this.#unfollow = this.#client.on("status", (status) => this.#take(status));
     else {
       document.addEventListener("notify-status", hear);
       this.#unfollow = () => document.removeEventListener("notify-status", hear);
     }
     this.#enter(this.#state); // restart its timer
-    this.#take(this.#client?.status);
+    this.#take(this.#last?.status);
   }
 
   #take(status) {
