@@ -1,4 +1,4 @@
-// API: client.d.ts; why: docs/internals/browser.md.
+// See client.d.ts and docs/internals/browser.md.
 const PROTOCOL = 'notify.v1';
 const FRAMES = ['message', 'notify.sync', 'notify.gap', 'notify.end', 'notify.position', 'notify.counts'];
 const TICK = 2000;
@@ -314,7 +314,7 @@ function share({ key, options, ask, receive }, inWorker) {
       }
       say({ join: 1 });
       return new Promise((free) => (leave = free));
-    });
+    }).catch(lead);
   }
   return {
     close() {

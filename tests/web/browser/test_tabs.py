@@ -108,6 +108,18 @@ def test_without_locks_a_tab_is_alone(context: BrowserContext, site: str, script
     assert scripted.most == 2
 
 
+def test_where_locks_are_denied_a_tab_is_alone(context: BrowserContext, site: str, scripted: Scripted) -> None:
+    """A sandboxed frame, and a browser that blocks storage, have locks but deny them: each tab has a stream."""
+    denied = "const deny = () => Promise.reject(new DOMException('denied', 'SecurityError'));"
+    context.add_init_script(f"{denied} if (navigator.locks) navigator.locks.request = deny;")
+    pages = tabs(context, site, 2)
+    scripted.push(1)
+    all_have(pages, scripted)
+    assert scripted.most == 2
+    pages[0].evaluate("got.client.close()")
+    wait_for(lambda: scripted.open == 1, pages[0])
+
+
 def test_a_worker_that_may_not_run_is_replaced(context: BrowserContext, site: str, scripted: Scripted) -> None:
     """A Content-Security-Policy that permits no worker: the tabs share by the lock, without waiting to steal it."""
     scripted.headers["content-security-policy"] = "worker-src 'none'"
