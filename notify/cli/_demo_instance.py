@@ -113,13 +113,14 @@ class Instance:
                     self.starts += 1
                     self._has_port = True
                     return
-        self.kill()
+        await self.kill()
         raise NotifyError(f"the process of instance {self.name} did not start")
 
-    def kill(self) -> None:
-        """End the process without warning, as a crash would."""
+    async def kill(self) -> None:
+        """End the process without warning, as a crash would, and wait until it has ended."""
         if self._process is not None and self.is_running:
             self._process.send_signal(signal.SIGKILL)
+            await self._process.wait()
 
     async def cut(self) -> None:
         """Cut the wire: every connection is reset, new ones are refused."""
@@ -189,5 +190,5 @@ class Instance:
             self._process.terminate()
             with anyio.move_on_after(STOP):
                 await self._process.wait()
-            self.kill()
+            await self.kill()
         await self._process.aclose()

@@ -177,7 +177,7 @@ class DemoApp:
         return {}
 
     async def _do_kill(self, asked: dict[str, Any]) -> Any:
-        self._instances[asked["name"]].kill()
+        await self._instances[asked["name"]].kill()
         return {}
 
     async def _do_start(self, asked: dict[str, Any]) -> Any:

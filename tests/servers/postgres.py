@@ -58,13 +58,13 @@ def unprivileged() -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A free port, below those that the system gives to clients.
+    """A free port, below those of the other test servers and those that the system gives to clients.
 
     A server that was killed comes back to its port. From the range for clients it could be taken meanwhile, by any
     connection of the machine: even by one to that port, which TCP then connects with itself.
     """
     while True:
-        port = random.randrange(15_000, 30_000)
+        port = random.randrange(12_500, 20_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -27,18 +28,20 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A free port that was not given before, low enough that its bus port exists, and that one is free too."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
-            if port >= 55_000 or port in _given:
-                continue
-            try:
-                socket.create_server(("127.0.0.1", port + 10_000)).close()
-            except OSError:
-                continue
-            _given.update((port, port + 10_000))
+    """A free port that was not given before, below those of the other test servers, and so is its bus port.
+
+    Both are below those that the system gives to clients: a server that was killed comes back to its port, which
+    somebody else could have taken meanwhile.
+    """
+    for port in random.sample(range(10_000, 12_500), 2_500):
+        if port in _given:
+            continue
+        _given.add(port)
+        with suppress(OSError):
+            for each in (port, port + 10_000):
+                socket.create_server(("127.0.0.1", each)).close()
             return port
+    raise AssertionError("no port is free")
 
 
 def wait_for(check: Callable[[], object], what: str, within: float = PATIENCE) -> Any:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import textwrap
 import time
@@ -97,13 +96,6 @@ def wait_until(condition: Callable[[], bool], what: str, directory: Path | None 
             log = (directory / "log").read_text() if directory is not None else ""
             raise AssertionError(f"waited in vain for {what}\n{log}")
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def events(file: Path, user: str = "alice") -> list[Event]:

@@ -13,7 +13,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.sync.scripts import PATIENCE, background, background_module, events, free_port, script, stop, wait_until
+from tests.sync.scripts import PATIENCE, background, background_module, events, script, stop, wait_until
+from tests.web.servers import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -96,7 +96,7 @@ KINDS: dict[str, Kind] = {
 
 @functools.cache
 def _first_port() -> int:
-    return 20_000 + os.getpid() * 37 % 12_000
+    return 22_500 + os.getpid() * 37 % 9_500
 
 
 _taken: set[int] = set()
@@ -104,8 +104,8 @@ _taken: set[int] = set()
 
 def free_port() -> int:
     """A port that no other call of this process returned, below those that the system gives to clients."""
-    for offset in range(12_000):
-        port = 20_000 + (_first_port() - 20_000 + offset) % 12_000
+    for offset in range(9_500):
+        port = 22_500 + (_first_port() - 22_500 + offset) % 9_500
         if port in _taken:
             continue
         _taken.add(port)
