@@ -117,10 +117,11 @@ class Instance:
         raise NotifyError(f"the process of instance {self.name} did not start")
 
     async def kill(self) -> None:
-        """End the process without warning, as a crash would, and wait until it has ended."""
+        """End the process without warning, as a crash would, and wait until it has ended, `STOP` seconds at most."""
         if self._process is not None and self.is_running:
             self._process.send_signal(signal.SIGKILL)
-            await self._process.wait()
+            with anyio.move_on_after(STOP):
+                await self._process.wait()
 
     async def cut(self) -> None:
         """Cut the wire: every connection is reset, new ones are refused."""
