@@ -34,7 +34,6 @@ DECLARE
     v_ids bigint[];
     v_is_ahead boolean;
     v_floor bigint;
-    v_is_repeated boolean;
     v_now bigint;
     v_horizon bigint;
     v_first integer := 1;
@@ -61,18 +60,19 @@ BEGIN
     IF ns IS NULL THEN
         RETURN;
     END IF;
-    -- An earlier attempt that has stored the batch has applied it, too; then this one has stored nothing, or comes later.
-    v_is_repeated := p_again OR pg_current_xact_id_if_assigned() IS NULL;
+    -- An earlier attempt that has stored the batch has applied it, too. Then these events are not of this transaction. The
+    -- inbox does not tell: a change of a user without one leaves none, and what came after it must not be undone.
+    IF p_again OR pg_current_xact_id_if_assigned() IS NULL THEN
+        PERFORM FROM unnest(ns, ids) AS s (n, id) JOIN {events} e ON e.user_id = p_users[s.n] AND e.id = s.id
+            WHERE e.xmin = pg_current_xact_id_if_assigned()::xid;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
     v_now := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint;
     v_horizon := coalesce((v_now - p_max_age) << 20, 0);
 
     IF v_count = 1 AND p_changes IS NULL THEN
-        IF v_is_repeated THEN
-            PERFORM FROM {inboxes} b WHERE b.user_id = p_users[1] AND b.position >= ids[1];
-            IF FOUND THEN
-                RETURN;
-            END IF;
-        END IF;
         PERFORM {inbox_item}(p_users[1], ids[1], p_micros[1], p_types[1], p_data[1], p_topics[1], p_metas[1],
             p_expiries[1], v_now, v_horizon, p_max_items, p_keep_unread);
     ELSE
@@ -80,14 +80,6 @@ BEGIN
         FOR k IN 1 .. cardinality(ns) LOOP
             v_ids[ns[k]] := ids[k];
         END LOOP;
-        IF v_is_repeated THEN
-            PERFORM FROM unnest(p_users, v_ids, p_expiries, p_changes) AS d (user_id, id, expiry, change)
-                JOIN {inboxes} b ON b.user_id = d.user_id AND b.position >= d.id
-                WHERE d.expiry IS NOT NULL OR d.change IS NOT NULL;
-            IF FOUND THEN
-                RETURN;
-            END IF;
-        END IF;
         IF p_changes IS NOT NULL OR p_topics IS NOT NULL THEN
             -- Applied one by one: changes, and, where the inbox may be full, items of a group that have expired by now. Such
             -- an item only removes the one before it in its group, but that one has already displaced another.

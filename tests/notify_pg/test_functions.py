@@ -30,7 +30,7 @@ DIGESTS: Final = {
     "inbox_unfollow_1": "6a1573978ef3",
     "inbox_merge_1": "ee5d8ac209c7",
     "inbox_apply_1": "34ae0fb9a0c8",
-    "save_inbox_1": "7ac3e9a56028",
+    "save_inbox_1": "1958c5d24cfb",
     "change_inbox_1": "b88958051515",
     "pull_inbox_1": "8f167310558a",
     "sweep_inboxes_1": "1249b14d3335",

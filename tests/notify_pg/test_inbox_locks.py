@@ -256,6 +256,33 @@ async def test_a_change_whose_reply_is_lost(postgres: Server, schema: str, sql: 
         await assert_counted(sql, schema)
 
 
+async def test_a_follow_while_the_reply_of_an_unfollow_is_lost(
+    make: Make, postgres: Server, schema: str, sql: asyncpg.Connection
+) -> None:
+    """A further attempt does not undo what came after the first one, though the first one left the user no inbox row."""
+    await (await make(timeout=LONG)).save(item("creates the tables", 0))
+    async with FaultProxy("127.0.0.1", postgres.port) as proxy:
+        dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
+        async with PostgresStore(dsn, schema=schema, timeout=LONG) as store:
+            proxy.drop_reply(request=b"notify.unfollowed", times=1000)
+            saving = asyncio.create_task(store.save(change("a", "unfollowed", topic="t")))
+            await until(lambda: proxy.lost_replies > 0, LONG)
+            async with sql.transaction():
+                await sql.execute(f"LOCK TABLE {schema}.notify_follows IN ACCESS EXCLUSIVE MODE")
+                lost = proxy.lost_replies
+
+                async def has_attempted() -> bool:
+                    is_waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass"
+                    return proxy.lost_replies > lost or await sql.fetchval(is_waiting, f"{schema}.notify_follows") > 0
+
+                await until(has_attempted, LONG)
+                await store.save_in(change("a", "followed", topic="t", since="0"), sql)
+                proxy.drop_reply(times=0)
+            await saving
+            assert [each.topic for each in await store.edges(user="a")] == ["t"]
+        await assert_counted(sql, schema)
+
+
 async def test_too_many_topics(make: Make, sql: asyncpg.Connection, schema: str) -> None:
     """What would exceed the limit is refused, and changes nothing."""
     store = await make(timeout=LONG)

@@ -180,6 +180,27 @@ async def test_replies_that_are_lost(server: Server, prefix: str, lost: int) -> 
         assert len(await assert_folded(store, "alice")) == 9
 
 
+async def test_a_follow_while_the_reply_of_an_unfollow_is_lost(server: Server, prefix: str) -> None:
+    """Further attempts do not undo what came after the first one, though the first one left the user no inbox."""
+    follow = Event("alice", "notify.followed", {"topic": "news", "since": "0"})
+    async with (
+        proxied(server) as proxy,
+        aclosing(store_at(url(proxy), prefix)) as store,
+        aclosing(store_at(server.url, prefix)) as other,
+        anyio.create_task_group() as tasks,
+    ):
+        await store.head("alice")  # connects
+        proxy.drop_reply(request=b"notify.unfollowed", times=1000)
+        tasks.start_soon(store.save, Event("alice", "notify.unfollowed", {"topic": "news"}))
+        await until(lambda: proxy.lost_replies > 0, 20)
+        await other.save(follow)
+        lost = proxy.lost_replies
+        await until(lambda: proxy.lost_replies > lost, 20)
+        proxy.drop_reply(times=0)
+    async with aclosing(store_at(server.url, prefix)) as store:
+        assert [each.topic for each in await store.edges(user="alice")] == ["news"]
+
+
 async def test_a_late_first_attempt_applies_nothing(victim: Server, prefix: str) -> None:
     """Attempts that wait in the socket of a stopped server while others are made are executed, and do nothing more."""
     async with aclosing(store_at(victim.url, prefix, timeout=8.0)) as store:
