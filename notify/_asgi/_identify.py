@@ -82,7 +82,10 @@ class Identification:
         Concurrency: any number of tasks.
         """
         try:
-            found = self._called(request)
+            try:
+                found: Any = self._authenticate(request)
+            except anyio.get_cancelled_exc_class() as error:  # nothing was awaited, so this task was not cancelled
+                raise RuntimeError("authenticate() was cancelled from inside") from error
             if found.__class__ is not str and inspect.isawaitable(found):
                 found = await without_stray_cancellation(self._awaited, found)
             identity = checked(found)
@@ -98,12 +101,6 @@ class Identification:
             self._is_failing = False
             logger.warning("authenticate() works again")
         return identity if identity.expires_at is None else still_valid(identity)
-
-    def _called(self, request: Request) -> Any:
-        try:
-            return self._authenticate(request)
-        except anyio.get_cancelled_exc_class() as error:  # nothing was awaited, so this task was not cancelled
-            raise RuntimeError("authenticate() was cancelled from inside") from error
 
     async def _awaited(self, found: Awaitable[Any]) -> Any:
         with anyio.move_on_after(self._timeout):

@@ -173,7 +173,7 @@ class Cursor:
     def attach(self, ring: Ring) -> None:
         """Begin at the end of this ring: older entries are found in the log."""
         self.index = ring.end
-        self._ephemerals = self.ephemerals_in(ring)
+        self._ephemerals = self.ephemerals_in(ring) if ring.end else 0
         self._proven = 0
         rare = self._rare
         if rare is not None:

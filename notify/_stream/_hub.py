@@ -57,6 +57,7 @@ class StreamHub:
         observe: called with each live event that a stream hands out, if set.
         everyone: the broadcasts again: a stream of several logs reads them here, not in the ring of each log.
         merged_logs: how many of the attached logs belong to streams of several logs.
+        start: called when a user's first stream was attached, after `on_open`: starts what finds missed events.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class StreamHub:
         counters: Counters,
         buffer_size: int,
         read_timeout: float,
-        on_open: Callable[[str], None],
+        on_open: Callable[[str], None] | None,
         on_close: Callable[[str], None] | None,
     ) -> None:
         self.name = type(store).__name__
@@ -89,6 +90,7 @@ class StreamHub:
             self.immediate = store
         self._store = store
         self._on_open = on_open
+        self.start: Callable[[], None]  # set by the log
         self._unreadable = OutageLog(logger, "a received event cannot be read", "received events can be read again")
         self._on_close = on_close
         self._reads = Reads(
@@ -109,7 +111,9 @@ class StreamHub:
             streams = self.users[user] = UserStreams(user, self.buffer_size, not self.has_log)
             if self._by_hash is not None:
                 self._by_hash[user_hash(user)] = user
-            self._on_open(user)
+            if self._on_open is not None:
+                self._on_open(user)
+            self.start()
         streams.streams += 1
         return streams
 
@@ -129,21 +133,18 @@ class StreamHub:
             stream.start_reading()
             self._reads.request(stream)
             return
-        after, head, page = stream.wanted, "", None
+        after = stream.wanted
         try:
             if after is None:
-                head = self.immediate.head_nowait(stream.user)
-            else:
-                page = checked_page(self.immediate.read_nowait(stream.user, after, PAGE_SIZE))
+                stream.receive_head(self.immediate.head_nowait(stream.user))
+                return
+            page = checked_page(self.immediate.read_nowait(stream.user, after, PAGE_SIZE))
         except UsageError as error:
             stream.fail(error)
         except Exception as error:
             stream.fail(as_unavailable(error, self.name))
         else:
-            if page is None:
-                stream.receive_head(head)
-            else:
-                stream.receive(page, len(page.events) < PAGE_SIZE, self.watermark(stream.user))
+            stream.receive(page, len(page.events) < PAGE_SIZE, self.watermark(stream.user))
 
     def disconnection(self, user: str, since: int) -> str | None:
         """Return why the user was disconnected after this generation; None if that did not happen."""

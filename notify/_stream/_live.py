@@ -84,14 +84,13 @@ class LiveLog:
         is_receiving: Callable[[], bool] | None = None,
     ) -> None:
         counters = self._counters = Counters()
-        self._first_open = on_open
         self._hub = StreamHub(
             store,
             background=background,
             counters=counters,
             buffer_size=buffer_size,
             read_timeout=read_timeout,
-            on_open=self._opened,
+            on_open=on_open,
             on_close=on_close,
         )
         self._catch_up = CatchUp(
@@ -103,6 +102,7 @@ class LiveLog:
             listen=listen,
             is_receiving=is_receiving,
         )
+        self._hub.start = self._catch_up.start
         self._users = self._hub.users
         self._positions = Positions(self._users)
         self._streams = StreamSet(counters)
@@ -199,8 +199,3 @@ class LiveLog:
         """End every stream; later subscriptions raise ClosedError. Never waits. Idempotent."""
         self._closed = True
         self._hub.close()
-
-    def _opened(self, user: str) -> None:
-        if self._first_open is not None:
-            self._first_open(user)
-        self._catch_up.start()

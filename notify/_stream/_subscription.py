@@ -64,6 +64,10 @@ class Subscription(Attachment):
         """Whether the replay is over: what follows is live."""
         return self._cursor.state is LIVE and not self._cursor.page
 
+    def omit_sync(self) -> None:
+        """Yield no `notify.sync`: for a reader that starts from now, and tells its client so itself."""
+        self._cursor.tell_no_sync()
+
     async def __anext__(self, ended: type[Exception] = StopAsyncIteration) -> Event:
         """As `next()`, but a closed stream ends the loop.
 
@@ -162,7 +166,7 @@ class Subscription(Attachment):
         self._source.request(self)
         if self._prefetched is not None:
             self._accept(*self._prefetched)
-        return cursor.opened
+        return self._failure is None
 
     async def _enter(self) -> None:
         while self._streams is None or not self._cursor.opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,15 @@ def logs_of(identity: Identity, named: Sequence[str] = ()) -> tuple[str, ...]:
 
 class ReadStream(Stream, Interruptible):
     """What a notifier and an inbox return."""
+
+    @property
+    @abstractmethod
+    def synced(self) -> bool:
+        """Whether the replay is over."""
+
+    @abstractmethod
+    def omit_sync(self) -> None:
+        """Yield no `notify.sync`; the streams of one log can do without."""
 
 
 def subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:

@@ -157,9 +157,9 @@ class EventStream:
         """Return the body of the response, for a framework on asyncio that sends it."""
         return Chunks(self)
 
-    async def _admission(self) -> Admission:
-        await self._site.notifier.moment()  # so that this instance is informed of disconnections
-        return Admission(self._identity, self._logs, self._moment, login_of(self._identity, self._request))
+    async def _admission(self, site: Site, request: Request) -> Admission:
+        await site.notifier.moment()  # so that this instance is informed of disconnections
+        return Admission(self._identity, self._logs, self._moment, login_of(self._identity, request))
 
 
 class Chunks:
@@ -242,13 +242,13 @@ class Chunks:
         if site.closing.begun:
             raise ended(site, "shutdown")
         try:
-            admission = await self._stream._admission()
+            admission = await self._stream._admission(site, self._stream._request)
         except (ClosedError, BackendError) as error:
             raise ended(site, "shutdown" if isinstance(error, ClosedError) else "overload") from None
         stream = self._stream
         translation = translation_of(site, stream._request, stream._asked, admission)
         position = stream._asked.position if translation is None else translation.position
-        session = Session(site, admission, position, self)
+        session = Session(site, admission, position, self, tells_sync=True)
         await session.open()
         self._session = self._entrance.session = session  # keeps I1
         site.closing.opened(self._entrance)

@@ -59,10 +59,8 @@ def asked(headers: Mapping[str, str], query: Mapping[str, str], fields: tuple[st
         fields: those that may contain a position, the first one that is not empty counts.
     """
     text = headers.get(HEADER, "").strip()
-    if not text and query:
-        for name in fields:
-            if name in query and (text := query[name].strip()):
-                break
+    if not text and not query.keys().isdisjoint(fields):
+        text = next((found for name in fields if (found := query.get(name, "").strip())), "")
     return parse(text) if text else NOTHING
 
 

@@ -61,7 +61,7 @@ def endpoint_of(scope: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASE
     """
     path: str = scope.get("path", "")
     method = scope.get("method", "GET")
-    if method == "DELETE" or (method == "OPTIONS" and _asks_for_delete(scope)):
+    if method != "GET" and (method == "DELETE" or (method == "OPTIONS" and _asks_for_delete(scope))):
         named = named_of(scope, aliases)
         if named is not None:
             return named.endpoint

@@ -45,8 +45,9 @@ OVERLOAD_RETRY: Final = (15.0, 45.0)
 MAX_QUEUE: Final = 60.0
 """Seconds that a connection waits for its turn to be opened, after a restart for example."""
 
-LIFETIME_JITTER: Final = 0.2
-"""By which part a lifetime is made shorter or longer, so that clients of one moment do not come back together."""
+LEAST_LIFETIME: Final = 0.8
+LIFETIME_SPREAD: Final = 0.4
+"""By which part of a lifetime the lifetimes differ, so that clients of one moment do not come back together."""
 
 
 class Ended(Exception):
@@ -80,12 +81,13 @@ def retry_of(site: Site, reason: Reason | None = None) -> int:
         reason: why the connection ends; None for what the client is told at the beginning.
     """
     least, greatest = site.options.retry
-    if reason == "replaced":
-        least, greatest = REPLACED_RETRY
-    elif reason == "overload":
-        least, greatest = OVERLOAD_RETRY
-    elif reason == "shutdown":
-        least, greatest = site.closing.returning(site.options.retry)
+    if reason is not None:
+        if reason == "replaced":
+            least, greatest = REPLACED_RETRY
+        elif reason == "overload":
+            least, greatest = OVERLOAD_RETRY
+        elif reason == "shutdown":
+            least, greatest = site.closing.returning(site.options.retry)
     return round(1000 * (least + (greatest - least) * random.random()))
 
 
@@ -122,6 +124,8 @@ class Session:
         position: where to start; one that is not a position is noted in `is_invalid`, and the stream starts from now.
         line: the connection, so that it can be cancelled; None for a request that is answered at once.
         counted: whether it counts against the limits.
+        tells_sync: whether the caller tells the client itself that there is nothing to replay: then a stream of one log
+            that starts from now does not yield `notify.sync`.
 
     Attributes:
         has_log: whether there is a log to resume from; otherwise the stream yields no `notify.sync`.
@@ -159,7 +163,14 @@ class Session:
     )
 
     def __init__(
-        self, site: Site, admission: Admission, position: Position, line: Abortable | None, *, counted: bool = True
+        self,
+        site: Site,
+        admission: Admission,
+        position: Position,
+        line: Abortable | None,
+        *,
+        counted: bool = True,
+        tells_sync: bool = False,
     ) -> None:
         identity = admission.identity
         self._site = site
@@ -173,8 +184,7 @@ class Session:
         self.slot = -1
         self.sending = 0.0
         self.written = time.monotonic()
-        jitter = 1 + LIFETIME_JITTER * (2 * random.random() - 1)
-        self._until = self.written + site.options.lifetime * jitter
+        self._until = self.written + site.options.lifetime * (LEAST_LIFETIME + LIFETIME_SPREAD * random.random())
         self.has_log = site.has_log
         self.is_invalid = False
         self.is_from_now = not position and site.inbox is None
@@ -190,6 +200,8 @@ class Session:
         except UsageError as error:
             raise WebError(400, "bad_request", str(error)) from error
         self.is_one_log = len(admission.logs) == 1 and site.inbox is None
+        if tells_sync and self.is_from_now and self.is_one_log:
+            self.stream.omit_sync()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -381,7 +393,8 @@ class Session:
             if isinstance(error, TimeoutError | ClosedError | BackendError):
                 raise self._end_of(error) from None
             raise
-        self._site.turns.release(self)
+        if not self.is_from_now:
+            self._site.turns.release(self)
         self._is_open = True
 
     async def aclose(self) -> None:

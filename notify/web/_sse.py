@@ -84,7 +84,7 @@ class Entrance(OpenStream):
 
 def stream(site: Site, request: Request, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve GET /stream."""
-    return serve(site, partial(admit, site, request), request, receive, send)
+    return serve(site, admit, request, receive, send)
 
 
 async def head(site: Site, request: Request, receive: Receive, send: Send) -> None:
@@ -98,7 +98,11 @@ async def head(site: Site, request: Request, receive: Receive, send: Send) -> No
 
 
 async def serve(
-    site: Site, admitted: Callable[[], Awaitable[Admission]], request: Request, receive: Receive, send: Send
+    site: Site,
+    admitted: Callable[[Site, Request], Awaitable[Admission]],
+    request: Request,
+    receive: Receive,
+    send: Send,
 ) -> None:
     """Serve one stream, until its end.
 
@@ -127,7 +131,7 @@ async def serve(
                     raise ended(site, refused)
                 entrance.line = line
                 try:
-                    admission = await admitted()
+                    admission = await admitted(site, request)
                 finally:
                     entrance.line = None
                 if line.aborted:
@@ -140,8 +144,8 @@ async def serve(
                 translation = None if site.dialect is None else translation_of(site, request, asked, admission)
                 position = asked.position if translation is None else translation.position
                 typed = query.get("events") == "typed"
-                session = entrance.session = Session(site, admission, position, line)
-                del admitted, admission, asked, position, query, request
+                session = entrance.session = Session(site, admission, position, line, tells_sync=True)
+                del admission, asked, position, query, request
                 if site.closing.begun:  # while the client was authenticated
                     session.shut_down()
                 try:
@@ -308,13 +312,17 @@ class FrameFeed:
         Raises:
             Ended: the stream is to end.
         """
-        if self.is_synced or (not self._session.is_from_now and self._site.turns.is_busy):
+        if self.is_synced:
             return self._beginning
-        event = self._session.stream.next_nowait()  # of the page that was read when the session was entered
+        session = self._session
+        if session.is_from_now:
+            if session.stream.synced:  # nothing to replay, and no event says so: see `tells_sync` of the session
+                return self._beginning + self._sync()
+        elif self._site.turns.is_busy:
+            return self._beginning
+        event = session.stream.next_nowait()  # of the page that was read when the session was entered
         if event is None:
             return self._beginning + await self.read()
-        if event.type == "notify.sync":  # nothing to replay, as for nearly every stream
-            return self._beginning + self._sync(event)
         return self._beginning + self.encoded(event)
 
     async def read(self) -> bytes:
@@ -368,9 +376,10 @@ class FrameFeed:
         # The same bytes as from `one_line` and `sse_frame`, in a third of the time: each connection gets one, and a
         # position needs no escaping.
         position = self._session.last_id.encode()
-        id_ = (b"id: ", position, b"\n") if position else ()
-        tail = (b'","heartbeat":', self._site.heartbeat, sync_members(event), b"}\n\n")
-        return b"".join((b"event: notify.sync\n", *id_, b'data: {"position":"', position, *tail))
+        id_ = b"id: %b\n" % position if position else b""
+        counts = b"" if event is None else sync_members(event)
+        data = (position, self._site.heartbeat, counts)
+        return b'event: notify.sync\n%bdata: {"position":"%b","heartbeat":%b%b}\n\n' % (id_, *data)
 
 
 def _named(frames: Iterable[Frame], id_: str = "") -> bytes:

@@ -365,7 +365,7 @@ async def test_credentials_that_cannot_be_looked_up(error: Exception) -> None:
     """The client comes back, as after an outage of the store."""
     async with Notifier(MemoryStore()) as notifier:
 
-        async def admitted() -> Any:
+        async def admitted(*_: Any) -> Any:
             raise error
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
