@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from notify._asgi import WITHIN, Authenticate, Identification, Request, WebError, is_own_origin, parsed, still_valid
+from notify._asgi import (
+    WITHIN,
+    Authenticate,
+    Identification,
+    Identity,
+    Request,
+    WebError,
+    is_own_origin,
+    parsed,
+    still_valid,
+)
 
-from ._login import Client, login_of
+from ._login import login_of
 from ._tickets import Tickets
 
 
@@ -24,8 +34,8 @@ class Authentication(Identification):
         super().__init__(authenticate, timeout=timeout)
         self._tickets = tickets
 
-    async def identify_stream(self, request: Request) -> Client:
-        """Return who opens a stream: by the ticket in the URL or among the subprotocols, else as `identify`.
+    async def identify_stream(self, request: Request) -> tuple[Identity, str]:
+        """Return who opens a stream, and its login: by the ticket in the URL or the subprotocols, else as `identify`.
 
         Raises:
             WebError: as `identify`; 401 also for a ticket that is not valid.
@@ -37,7 +47,7 @@ class Authentication(Identification):
         ticket = ticket_of(request)
         if ticket is None:
             identity = await self.identify(request)
-            return Client(identity, login_of(identity, request))
+            return identity, login_of(identity, request)
         client = await self._tickets.redeem(ticket, lambda bound: may_use(request, bound))
         if client is None:
             raise WebError(401, "invalid_ticket", "the ticket is not valid, has expired or was used: take a new one")
