@@ -1,8 +1,9 @@
 """Pure: what is written for an event: the wire object, the frames of server-sent events and of a WebSocket.
 
-An event is encoded once, however many connections it goes to: what was encoded last is kept, by the identity of the
-event, since a live event is one object for all streams of a process. The payload's JSON is passed through as it was
-encoded when it was pushed. What varies between connections is the id of the frame, if a stream reads several logs.
+An event is encoded once for each form, however many connections it goes to: what was encoded last is kept, by the
+identity of the event, since a live event is one object for all streams of a process. The payload's JSON is passed
+through as it was encoded when it was pushed. What varies between connections is the id of the frame, if a stream reads
+several logs.
 
 A frame is a few lines and an empty one. Nothing in an event may end a line: the types and ids of the library cannot,
 and in the payload's JSON a line break can only be white space between two tokens, so it becomes a space. `retry:` and
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -29,6 +29,7 @@ CONTROL: Final = "notify."
 
 KEPT_EVENTS: Final = 256
 KEPT_BYTES: Final = 1 << 20
+_SLOT: Final = KEPT_BYTES // KEPT_EVENTS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LF, _CR = b"\n\r"  # ints: `int in bytes` takes an eighth of the time of `bytes in bytes`
@@ -50,8 +51,18 @@ def wire_object(event: Event, id: str = "") -> bytes:
         id: the `id` to show instead of the event's.
     """
     id = id or event.id
-    id_ = f'"id":{_quote(id)},' if id else ""
-    head = f'{{{id_}"user":{_quote(event.user)},"type":{_quote(event.type)},"payload":'
+    return _encoded(event, f'{{"id":{_quote(id)},' if id else "{", b"}")
+
+
+def _message(event: Event) -> bytes:
+    """Return `sse_frame` of the `wire_object`, in half the time: most events have one reader."""
+    id = event.id
+    return _encoded(event, f'id: {id}\ndata: {{"id":{_quote(id)},' if id else "data: {", b"}\n\n")
+
+
+def _encoded(event: Event, start: str, end: bytes) -> bytes:
+    """Return the members of an event's JSON object but for its id, between a start and an end."""
+    head = f'{start}"user":{_quote(event.user)},"type":{_quote(event.type)},"payload":'
     data = event.data
     if _LF in data or _CR in data:
         data = data.translate(_LINE_BREAKS)
@@ -59,7 +70,7 @@ def wire_object(event: Event, id: str = "") -> bytes:
     tail = b',"timestamp":"%b.%06d+00:00"' % (_text_of(second), micros)
     if event.group is not None or event.meta is not NO_META:
         tail += _further_members(event).encode()
-    return b"".join((head.encode(), data, tail, b"}"))
+    return b"".join((head.encode(), data, tail, end))
 
 
 def _further_members(event: Event) -> str:
@@ -131,22 +142,20 @@ def ws_text(data: bytes, *, event: str = "message", id: str = "") -> str:
 
 
 class Encoded:
-    """What was encoded of one event; the forms of transports are made when first needed.
+    """What was encoded of one event for other streams than those of `FrameCache.message`.
 
     Attributes:
         event: the event itself, kept so that its identity is not given to another one.
         data: the wire object.
-        message: the frame for a stream of this one log.
-        typed: the same with a field `event`.
-        text: the frame of a WebSocket for a stream of this one log.
+        typed: the frame with a field `event` for a stream of this one log, once one was needed.
+        text: the frame of a WebSocket for a stream of this one log, once one was needed.
     """
 
-    __slots__ = ("data", "event", "message", "text", "typed")
+    __slots__ = ("data", "event", "text", "typed")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.data = wire_object(event)
-        self.message = b""
         self.typed = b""
         self.text = ""
 
@@ -154,29 +163,59 @@ class Encoded:
 class FrameCache:
     """A cache of the events that were encoded most recently.
 
+    Nearly every event has one reader, so adding one has to cost little: no entry is evicted by itself, but a full cache
+    is emptied. What is still being delivered is then encoded once more.
+
+    Invariants:
+        I1. An entry holds the event whose identity is its key.
+        I2. There are at most `KEPT_EVENTS` entries, of at most `KEPT_BYTES` in all, unless it is a single one. One
+            number bounds both: an entry takes a slot for each `_SLOT` bytes that it has begun.
+
     Attributes:
-        latest: what was asked for last, since a broadcast is asked for thousands of times in a row.
+        latest: the event for which `message` was called last, and its frame: a broadcast is asked for thousands of
+            times in a row.
     """
 
     def __init__(self) -> None:
-        self._kept = OrderedDict[int, Encoded]()  # whose first entry is found at once, unlike a dict's
-        self._bytes = 0
-        self.latest: Encoded | None = None
+        self._messages: dict[int, tuple[Event, bytes]] = {}
+        self._others: dict[int, Encoded] = {}
+        self._free = KEPT_EVENTS
+        self.latest: tuple[Event | None, bytes] = (None, b"")
+        self._latest: Encoded | None = None  # likewise, of the other forms
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._messages) + len(self._others)
+
+    def message(self, event: Event) -> bytes:
+        """Return the frame of server-sent events for a stream of this one log, without a field `event`."""
+        key = id(event)
+        kept = self._messages.get(key)
+        if kept is None:
+            frame = _message(event)
+            self._free -= 1 + len(frame) // _SLOT
+            if self._free < 0:
+                self._clear(frame)
+            kept = self._messages[key] = (event, frame)  # keeps I1
+        self.latest = kept
+        return kept[1]
 
     def encoded(self, event: Event) -> Encoded:
         """Return the cached encodings of this event; encode it if there are none."""
-        kept = self._kept.get(id(event))
+        kept = self._others.get(id(event))
         if kept is None:
-            kept = self._kept[id(event)] = Encoded(event)
-            self._bytes += len(kept.data)
-            while len(self._kept) > KEPT_EVENTS or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
-                _, oldest = self._kept.popitem(last=False)
-                self._bytes -= len(oldest.data)
-        self.latest = kept
+            kept = Encoded(event)
+            self._free -= 1 + len(kept.data) // _SLOT
+            if self._free < 0:
+                self._clear(kept.data)
+            self._others[id(event)] = kept  # keeps I1
+        self._latest = kept
         return kept
+
+    def _clear(self, added: bytes) -> None:
+        """Make room for what is added: keeps I2."""
+        self._messages.clear()
+        self._others.clear()
+        self._free = KEPT_EVENTS - 1 - len(added) // _SLOT
 
     def sse(self, event: Event, last_id: str, *, typed: bool = False) -> bytes:
         """Return the frame of server-sent events.
@@ -186,26 +225,21 @@ class FrameCache:
             last_id: the position of the stream after it.
             typed: whether the browser calls the event by its type; otherwise it is a `message`.
         """
-        kept = self.latest
+        is_of_its_log = last_id == event.id or not event.id
+        if is_of_its_log and not typed:
+            return self.message(event)
+        kept = self._latest
         if kept is None or kept.event is not event:
             kept = self.encoded(event)
-        if not typed and kept.message and (last_id == event.id or not event.id):
-            return kept.message
-        if last_id != event.id and event.id:
+        if not is_of_its_log:
             return sse_frame(kept.data, event=_UNSAFE.sub("", event.type) if typed else "", id=last_id)
-        if typed:
-            if not kept.typed:
-                kept.typed = sse_frame(kept.data, event=_UNSAFE.sub("", event.type), id=event.id)
-            return kept.typed
-        if event.id:  # the result of `sse_frame`, in half the time: most events have one reader
-            kept.message = b"".join((b"id: ", event.id.encode(), b"\ndata: ", kept.data, b"\n\n"))
-        else:
-            kept.message = sse_frame(kept.data)
-        return kept.message
+        if not kept.typed:
+            kept.typed = sse_frame(kept.data, event=_UNSAFE.sub("", event.type), id=event.id)
+        return kept.typed
 
     def ws(self, event: Event, last_id: str) -> str:
         """Return the text of a WebSocket frame of an application's event, after which its stream is at `last_id`."""
-        kept = self.latest
+        kept = self._latest
         if kept is None or kept.event is not event:
             kept = self.encoded(event)
         if last_id != event.id and event.id:

@@ -41,6 +41,9 @@ from ._site import Site
 from ._translation import Translation
 from ._watch import Watch, watch
 
+_SIGNALS: Final = frozenset({"notify.sync", "notify.gap", "notify.counts"})
+"""The types of the events that the library itself hands out: they are frames of their own, not `message`."""
+
 CHUNK: Final = 65_536
 """Bytes of frames that are written at once, roughly."""
 
@@ -339,9 +342,11 @@ class FrameFeed:
 
     def encoded(self, event: Event) -> bytes:
         """Return the frames of an event and of those that are in hand after it."""
-        latest = self._site.frames.latest
-        if latest is not None and latest.event is event and self._is_plain and latest.message:
-            frame = latest.message  # of a broadcast, or of another stream of the same user
+        cache = self._site.frames
+        if cache.latest[0] is event and self._is_plain:
+            frame = cache.latest[1]  # of a broadcast, or of another stream of the same user
+        elif self._is_plain and event.type not in _SIGNALS:
+            frame = cache.message(event)
         else:
             frame = self._frame(event)
         stream = self._session.stream

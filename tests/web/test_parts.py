@@ -34,7 +34,7 @@ from notify._asgi import Reply, read_body, reply_to
 from notify.adapters import Background
 from notify.web import Identity, Request, WebError, _frames
 from notify.web._admission import logs_of
-from notify.web._frames import Encoded, FrameCache, sse_frame, wire_object, ws_text
+from notify.web._frames import FrameCache, sse_frame, wire_object, ws_text
 from notify.web._limits import HOLD, StreamLimits, Turns
 from notify.web._options import WebOptions
 from notify.web._position import Asked, asked, mark, parse
@@ -341,18 +341,19 @@ def test_frames_of_other_shapes() -> None:
 
 
 def test_an_event_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often it is asked for; for a stream of several logs only the id varies. What is kept is bounded."""
+    """Once as a message and once for all other forms, however often; for several logs only the id varies."""
     encoded: list[Event] = []
+    encode = _frames._encoded
 
-    class Counted(Encoded):
-        def __init__(self, event: Event) -> None:
-            encoded.append(event)
-            super().__init__(event)
+    def counted(event: Event, start: str, end: bytes) -> bytes:
+        encoded.append(event)
+        return encode(event, start, end)
 
-    monkeypatch.setattr(_frames, "Encoded", Counted)
+    monkeypatch.setattr(_frames, "_encoded", counted)
     cache = FrameCache()
     event = Event("a", "t", 1).stored("2-0", "1-0")
     assert cache.sse(event, "2-0") is cache.sse(event, "2-0")
+    assert encoded == [event]
     assert cache.sse(event, "2-0", typed=True) is cache.sse(event, "2-0", typed=True)
     assert cache.sse(event, "m1.x").startswith(b"id: m1.x\ndata: ")
     assert cache.sse(event, "m1.x", typed=True).startswith(b"event: t\nid: m1.x\ndata: ")
@@ -362,15 +363,27 @@ def test_an_event_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.sse(other, "2-1") is cache.sse(other, "2-1")
     assert cache.sse(event, "2-0") is cache.sse(event, "2-0")
     assert cache.ws(event, "2-0") is cache.ws(event, "2-0")
-    assert encoded == [event, other]
-    for number in range(300):
-        cache.sse(Event("a", "t", number).stored("3-0", "2-0"), "3-0")
-    assert len(cache) == _frames.KEPT_EVENTS
+    assert encoded == [event, event, other]
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_what_the_cache_keeps_is_bounded(typed: bool) -> None:
+    """By number and by bytes. An event that is kept stays alive, so none is taken for another at the same address."""
+    cache = FrameCache()
+    sizes = []
+    for number in range(600):
+        frame = cache.sse(Event("a", "t", number).stored("3-0", "2-0"), "3-0", typed=typed)
+        assert b'"payload":%d,' % number in frame
+        sizes.append(len(cache))
+    assert max(sizes) == _frames.KEPT_EVENTS
+    sizes.clear()
     for _ in range(40):
-        cache.sse(Event("a", "t", "x" * 60_000).stored("3-0", "2-0"), "3-0")
-    assert len(cache) < 20
-    cache.sse(Event("a", "t", "x" * 2_000_000).stored("3-0", "2-0"), "3-0")
-    assert len(cache) == 1
+        cache.sse(Event("a", "t", "x" * 60_000).stored("3-0", "2-0"), "3-0", typed=typed)
+        sizes.append(len(cache))
+    assert 10 < max(sizes[20:]) <= _frames.KEPT_BYTES // 60_000
+    for size in (2_000_000, 1, 2_000_000):
+        cache.sse(Event("a", "t", "x" * size).stored("3-0", "2-0"), "3-0", typed=typed)
+        assert len(cache) == 1
 
 
 # -- limits ---------------------------------------------------------------------------------------------------------

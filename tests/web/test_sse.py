@@ -117,6 +117,19 @@ async def test_typed_events() -> None:
         assert [(frame.event, frame.id) for frame in frames] == [("comment.created", event.id), ("typing", "")]
 
 
+async def test_streams_of_different_forms_show_the_same_event() -> None:
+    """Each in its own form, whichever was encoded before it."""
+    async with site() as (notifier, port), stream(port) as plain, stream(port, query="&events=typed") as typed:
+        async with stream(port) as last:
+            clients = [plain, typed, last]
+            for client in clients:
+                await client.read_until(b"notify.sync")
+            await notifier.broadcast("all", 1)
+            for client in clients:
+                await client.read_until(b'+00:00"}\n\n')
+            assert [client.frames[-1].event for client in clients] == ["", "all", ""]
+
+
 async def test_the_time_to_reconnect_is_drawn_for_each_connection() -> None:
     """Within the range that was given."""
     async with site(retry=(1.0, 5.0)) as (_, port):
