@@ -259,7 +259,7 @@ async def test_a_change_whose_reply_is_lost(postgres: Server, schema: str, sql: 
 async def test_a_follow_while_the_reply_of_an_unfollow_is_lost(
     make: Make, postgres: Server, schema: str, sql: asyncpg.Connection
 ) -> None:
-    """A further attempt does not undo what came after the first one, though the first one left the user no inbox row."""
+    """A further attempt does not undo what came after the first one, which left the user no inbox row."""
     await (await make(timeout=LONG)).save(item("creates the tables", 0))
     async with FaultProxy("127.0.0.1", postgres.port) as proxy:
         dsn = postgres.dsn.replace(str(postgres.port), str(proxy.port))
