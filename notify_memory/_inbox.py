@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import anyio.lowlevel
+
 from notify import Event, UsageError
 from notify.inbox import InboxFolds
 from notify.inbox.abc import Change, Follow, InboxRetention, ItemPage, ItemQuery
@@ -74,6 +76,10 @@ class MemoryInboxes(ABC):
         return self._inboxes.edges(user, topic, after, limit)
 
     async def sweep(self, limit: int = 500) -> int:
-        """See `notify.inbox.abc.InboxStore.sweep`. Cost: linear in the number of inboxes."""
+        """See `notify.inbox.abc.InboxStore.sweep`. Cost: linear in the number of inboxes; others run between steps."""
         self._check_open()
-        return self._inboxes.sweep(limit, self._now())
+        removed = 0
+        for count in self._inboxes.sweeping(limit, self._now()):
+            removed += count
+            await anyio.lowlevel.checkpoint()
+        return removed

@@ -4,8 +4,9 @@ This is what a store has to do, without a database in the way. A log is a list o
 knows the id of the one before it (`prev`), which lets a reader prove that it has missed nothing. Three options bound
 what is kept: a number of events, an age, and a time during which a repeated idempotency key stores nothing.
 
-No method waits for anything, so none can be interrupted halfway and nothing needs a lock. The plain methods of `Store`
-call those of `Immediate`, which do the work.
+No method waits for anything, so none can be interrupted halfway and nothing needs a lock. Only `trim` and `sweep`,
+which look at every user, let others run between two steps. The plain methods of `Store` call those of `Immediate`,
+which do the work.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
+import anyio.lowlevel
+
 from notify import Event, Guarantees, Page, ids
 from notify.adapters import LoopGuard, Retention
 from notify.errors import ClosedError, NotifyError
@@ -26,6 +29,9 @@ from notify.inbox.abc import CHANGES, ITEM
 from ._inbox import MemoryInboxes
 
 _REMOVED: Final = Event("-", "removed")
+
+SWEPT: Final = 100
+"""How many logs one step of a pass over all of them looks at: a step must not delay what else the loop has to do."""
 
 _NO_KEYS: Final[dict[str, Event]] = {}
 """Shared by the logs without idempotency keys; never changed."""
@@ -106,6 +112,7 @@ class MemoryStore(MemoryInboxes):
         self._logs: dict[str, MemoryLog] = {}
         self._last_ms = self._sequence = 0
         self._next_sweep = 0
+        self._unswept: list[str] = []
         self._closed = False
         self._guard = LoopGuard(type(self).__name__)
 
@@ -131,7 +138,12 @@ class MemoryStore(MemoryInboxes):
             find, bound = bisect_right, ids.parse(ids.before(before))
         else:
             find, bound = bisect_left, ids.parse(before)
-        return sum(log.remove_before(find(log, bound, log.start, key=_number)) for log in self._logs.values())
+        removed = 0
+        for number, log in enumerate([*self._logs.values()], 1):
+            removed += log.remove_before(find(log, bound, log.start, key=_number))
+            if number % SWEPT == 0:
+                await anyio.lowlevel.checkpoint()
+        return removed
 
     async def aclose(self) -> None:
         """See `notify.abc.Store.aclose`."""
@@ -139,6 +151,7 @@ class MemoryStore(MemoryInboxes):
         self._closed = True
         self._next_sweep = 0  # makes the next save notice that the store is closed
         self._logs.clear()
+        self._unswept.clear()
         self._inboxes.clear()
 
     async def __aenter__(self) -> Self:
@@ -258,20 +271,26 @@ class MemoryStore(MemoryInboxes):
         return self._max_age_ms is not None and ids.parse(last_id)[0] < now - self._max_age_ms
 
     def _sweep(self, now: int) -> None:
-        """Remove events past `max_age` from every log, and forget logs that have long been empty.
+        """Remove events past `max_age` from the next `SWEPT` logs, and forget those that have long been empty.
 
-        This takes a pass over all users, so it is done sixteen times within `max_age`, not at each push. In between,
-        reads hide such events.
+        A pass over a million users at once would take a second, so each save takes a step until the pass is complete.
+        One begins sixteen times within `max_age`, at most. In between, reads hide such events.
         """
         self._check_open()
         if self._max_age_ms is None:
             self._next_sweep = now + 86_400_000
             return
-        self._next_sweep = now + max(1000, self._max_age_ms // 16)
-        for user, log in list(self._logs.items()):
+        if not self._unswept:
+            self._unswept = [*self._logs]
+        for user in self._unswept[-SWEPT:]:
+            log = self._logs.get(user)
+            if log is None:  # forgotten meanwhile
+                continue
             self._remove_expired(log, now)
             if not log and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:
                 del self._logs[user]
+        del self._unswept[-SWEPT:]
+        self._next_sweep = 0 if self._unswept else now + max(1000, self._max_age_ms // 16)
 
     def _now(self) -> int:
         return int(self._clock() * 1000)

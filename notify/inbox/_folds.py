@@ -7,7 +7,7 @@ of logs come from a function, because a log also has other events, which are not
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -20,6 +20,9 @@ _FOLLOWED: Final = "notify.followed"
 _UNFOLLOWED: Final = "notify.unfollowed"
 _MERGED: Final = "notify.merged"
 _OF_LOGS: Final = frozenset({_FOLLOWED, _UNFOLLOWED, _MERGED})
+
+SWEPT: Final = 1000
+"""How many inboxes one step of a sweep looks at."""
 
 
 class InboxFolds:
@@ -119,11 +122,24 @@ class InboxFolds:
 
     def sweep(self, limit: int, now: int) -> int:
         """Remove at most `limit` due items of any inbox, and return how many. Cost: linear in the number of inboxes."""
-        removed = 0
-        for fold in self._folds.values():
-            if removed < limit:
-                removed += fold.remove_due(now, self.retention, limit - removed)
-        return removed
+        return sum(self.sweeping(limit, now))
+
+    def sweeping(self, limit: int, now: int) -> Iterator[int]:
+        """Do what `sweep` does in steps of a few inboxes, and yield how many items each removed.
+
+        Between two steps, anything else may be done with the inboxes.
+        """
+        users = [*self._folds]
+        for start in range(0, len(users), SWEPT):
+            removed = 0
+            for user in users[start : start + SWEPT]:
+                fold = self._folds.get(user)
+                if fold is not None and removed < limit:
+                    removed += fold.remove_due(now, self.retention, limit - removed)
+            yield removed
+            limit -= removed
+            if limit <= 0:
+                return
 
     def forget(self, user: str) -> None:
         """Remove an inbox, the follows of its user, and as a topic from the inboxes of its followers."""

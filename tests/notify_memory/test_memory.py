@@ -7,10 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from notify import ClosedError, Event, RoutingInfo, UsageError, ids
+from notify.inbox import InboxRetention
+from notify.inbox._folds import SWEPT as STEP
+from notify.inbox.abc import ITEM
 from notify_memory import MemoryPresence, MemoryRouter, MemoryStore, MemoryStreamStore
+from notify_memory._store import SWEPT
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +78,46 @@ async def test_the_long_absent_are_forgotten() -> None:
     assert new.prev == "0"
     assert ids.compare(new.id, old.id) == 1
     assert (await store.read("alice", old.id, 10)).gap == "expired"
+
+
+async def test_many_who_are_absent_are_forgotten_in_steps() -> None:
+    """No save looks at more than a few logs, and after as many steps as that takes, all of the absent are forgotten."""
+    store = MemoryStore(max_age=60, clock=(clock := Clock()))
+    users = [f"user{n}" for n in range(5 * SWEPT)]
+    for user in users:
+        store.save_nowait(Event(user, "t"))
+    clock.now += 121
+    left = []
+    for _ in range(5):
+        store.save_nowait(Event("alice", "t"))
+        left.append(sum(store.head_nowait(user) != "0" for user in users))
+        await store.forget("user0")
+    assert left == [4 * SWEPT, 3 * SWEPT - 1, 2 * SWEPT - 1, SWEPT - 1, 0]
+
+
+async def test_a_pass_over_all_users_lets_others_run() -> None:
+    """`trim` and `sweep` wait between two steps, and miss nothing of what was there when they began."""
+    store = MemoryStore(clock=(clock := Clock()))
+    store.inbox_retention = InboxRetention(max_age=60.0)
+    users = [f"user{n}" for n in range(3 * STEP)]
+    for user in users:
+        store.save_nowait(Event(user, "t", meta={ITEM: ""}))
+    clock.now += 61
+    turns: list[None] = []
+
+    async def count() -> None:
+        while True:
+            turns.append(None)
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        assert await store.sweep(4 * STEP) == 3 * STEP
+        assert len(turns) >= 3 - 1
+        turns.clear()
+        assert await store.trim(store.save_nowait(Event("alice", "t")).id) == len(users)
+        assert len(turns) >= 3 * STEP // SWEPT - 1
+        tasks.cancel_scope.cancel()
 
 
 async def test_without_an_age_events_stay() -> None:
