@@ -24,7 +24,7 @@ const TEXTS = {
 };
 const VIEWED = 1000; // ms for which an item is visible until it counts as read
 const UNDO = 8000; // ms for which the undo is offered
-const LEAVE = 1500; // ms for which a link waits until its item is marked
+const LEAVE = 1500; // ms for which a link waits until what was marked is stored
 
 const Base = globalThis.HTMLElement ?? class {}; // so that a server may import this module
 const text = (value) => (value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value));
@@ -127,6 +127,7 @@ export class NotifyBell extends Base {
   #kept = new Set(); // ids that were unread when the tab of the unread ones showed them
   #rows = new Map();
   #gone = null; // the item that the undo restores
+  #tried = null; // the latest request of the user, when it has ended
   #nodes = null;
   #stop = null;
   #viewed = new Map(); // the timers of visible items
@@ -413,12 +414,8 @@ export class NotifyBell extends Base {
   }
 
   /** What fails was taken back by the inbox; say so. */
-  async #try(promise) {
-    try {
-      await promise;
-    } catch {
-      this.#say(this.#text("failed"), false);
-    }
+  #try(promise) {
+    this.#tried = promise.catch(() => this.#say(this.#text("failed"), false));
   }
 
   #say(words, hasUndo) {
@@ -448,12 +445,13 @@ export class NotifyBell extends Base {
   #activate(item) {
     const event = new CustomEvent("notify-open", { detail: item, bubbles: true, composed: true, cancelable: true });
     const isCancelled = !this.dispatchEvent(event);
-    const isRead = item.read_at || this.getAttribute("read") === "none" || this.#try(this.#boxes.active.read(item.id));
+    if (!item.read_at && this.getAttribute("read") !== "none") this.#try(this.#boxes.active.read(item.id));
     const url = safeUrl(this.describe(item).url);
     if (isCancelled || !url) return;
+    if (!url.startsWith(`${location.origin}/`)) return void open(url, "_blank", "noopener,noreferrer");
     const late = new Promise((done) => setTimeout(done, LEAVE));
-    if (url.startsWith(`${location.origin}/`)) Promise.race([isRead, late]).then(() => location.assign(url));
-    else globalThis.open(url, "_blank", "noopener,noreferrer");
+    const left = new Promise((done) => addEventListener("pagehide", () => done("left"), { once: true }));
+    Promise.race([this.#tried, late, left]).then((end) => end === "left" || location.assign(url));
   }
 
   #dismiss(item) {

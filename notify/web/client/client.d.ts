@@ -125,7 +125,7 @@ export interface Inbox<Payload = unknown> {
   more(): Promise<void>;
   /** Read the first page again. */
   refresh(): Promise<void>;
-  /** Mark what is before a position, or an item's id, as seen or read; by default, everything that this page has. */
+  /** Mark what is before a position, or an item's id, as seen or read; by default, everything that this page has now. */
   seen(upTo?: string): Promise<Change>;
   readUpTo(upTo?: string): Promise<Change>;
   read(items: Items): Promise<Change>;

@@ -78,7 +78,9 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     try {
       await c.login();
       const headers = { ...c.headers, 'Content-Type': 'application/json' };
-      const init = body && { method: 'POST', body: JSON.stringify(body), headers };
+      const text = JSON.stringify(body);
+      // sent although the page is left; browsers refuse that for more than 64 KiB
+      const init = body && { method: 'POST', body: text, headers, keepalive: text.length < 10000 };
       return await (await c.get(path, { ...query, ticket: c.ticket }, init)).json();
     } catch (error) {
       if (c.status === 401 && c.options.auth && !renew) return call(path, query, body, true);
@@ -110,6 +112,7 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       arrived.forEach(isMore ? alter : fold);
       worked();
       count(page.counts);
+      return page.position;
     } catch (error) {
       box.error = error;
       isBroken ||= !isMore;
@@ -183,19 +186,23 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     pending = pending.filter(({ until }) => !until || order(until) > order(base.get('')));
   };
 
-  const show = (state, target) => {
+  const show = (state, target, prepare) => {
     const change = { ...target, state, at: new Date().toISOString() };
+    const drop = () => (pending = pending.filter((other) => other !== change));
     pending.push(change);
     publish();
-    return async () => {
+    return async (isLeft) => {
+      const isSame = ({ ids }) => ids && `${ids}` === `${change.ids}`;
+      if (isLeft && (pending.findLast(isSame) ?? change) !== change) return void drop();
       try {
+        await prepare?.();
         const answer = await call('inbox/mark', {}, { state, ...target });
         change.until = answer.event ?? places(answer.position).get('');
         worked();
         count(answer.counts);
         return answer;
       } catch (error) {
-        pending = pending.filter((other) => other !== change);
+        drop();
         box.error = error;
         throw error;
       } finally {
@@ -204,8 +211,13 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
       }
     };
   };
+  // each waits for the answer to the one before it, unless the page is left
   const queue = (act) => {
-    const result = marks.then(act);
+    let sent;
+    const send = (isLeft) => (sent ??= act(isLeft));
+    const leave = () => send(true).catch(() => {});
+    addEventListener('pagehide', leave);
+    const result = marks.then(() => send()).finally(() => removeEventListener('pagehide', leave));
     marks = result.catch(() => {});
     return result;
   };
@@ -213,21 +225,29 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
   const named = (state) => (target) =>
     mark(state, target.ids || (target.group && !target.id) ? target : { ids: [target].flat().map((one) => one.id ?? one) });
   const upTo = (state) => (position) => {
+    position ||= !base.size && box.counts.position;
     if (position) return mark(state, { up_to: position });
-    const isKnown = () => (base.size > 1 ? ownName : base.size); // a page without topics does not name the user
-    const all = () => {
-      const isLate = (item) => item.user !== own && isLong(item.user) && !item[TIMES[SETS[state] - 1]];
-      const ids = box.items.filter(isLate).map(({ id }) => id);
-      const tokens = [...base].map(([log, id]) => `${log || ownName}.${id}`);
-      const end = { up_to: base.size > 1 ? `m1.${tokens.join('.')}` : base.get('') };
-      return (ids[0] ? [{ ids }, end] : [end]).map((target) => show(state, target));
+    if (!base.size) {
+      const page = refresh();
+      page.catch(() => {});
+      return queue(async () => show(state, { up_to: await page })());
+    }
+    const ends = [...base];
+    const several = () => `m1.${ends.map(([log, id]) => `${log || ownName}.${id}`).join('.')}`;
+    const end = { up_to: ends[1] ? several() : ends[0][1] };
+    const complete = async () => {
+      while (base.size > 1 && !ownName) await refresh(); // a page without topics does not name the user
+      if (ends[1]) end.up_to = ownName ? several() : ends[0][1];
     };
-    const shown = isKnown() && all();
+    const isLate = (item) => item.user !== own && isLong(item.user) && !item[TIMES[SETS[state] - 1]];
+    const ids = box.items.filter(isLate).map(({ id }) => id);
+    const acts = [...(ids[0] ? [show(state, { ids })] : []), show(state, end, complete)];
     return queue(async () => {
-      while (!shown && !isKnown()) await refresh();
-      const sent = (shown || all()).map((act) => act());
-      await Promise.allSettled(sent);
-      return (await Promise.all(sent)).at(-1);
+      const parts = await Promise.allSettled(acts.map((act) => act()));
+      const { reason: error } = parts.find(({ reason }) => reason) ?? {};
+      if (!error) return parts.at(-1).value;
+      publish({ error });
+      throw error;
     });
   };
 

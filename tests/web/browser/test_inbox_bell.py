@@ -16,8 +16,8 @@ from tests.web.browser.inbox_server import InboxServer
 from tests.web.browser.scripted import Answer
 from tests.web.pages import screenshot
 
-LIMIT = 8192
-"""Bytes of the module, compressed."""
+LIMIT = 8448
+"""Bytes of the module, compressed: 8192, and 256 for a link that is forgotten when the page is left."""
 
 PAGE = """<!doctype html><html lang=en DIR><meta charset=utf-8><meta name=viewport content="width=device-width">
 <title>Orders</title><link rel=icon href=data:,>

@@ -147,7 +147,10 @@ def test_topics(context: BrowserContext, site: str, topic: str) -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_mark_between_a_follow_and_its_page(context: BrowserContext, site: str, topic: str) -> None:
-    """`readUpTo()` marks the user's items too: it waits for a page that says how positions name the user."""
+    """`readUpTo()` marks the user's items too: it waits for a page that says how positions name the user.
+
+    What arrives while it waits stays unread.
+    """
     send(site, "one")
     page = opened(context, site)
     until(page, "titles() === 'one'")
@@ -157,8 +160,13 @@ def test_a_mark_between_a_follow_and_its_page(context: BrowserContext, site: str
     until(page, "titles() === 'headline,one'")
     page.evaluate("inbox.readUpTo(); 0")
     until(page, "inbox.loading")
+    send(site, "late")
+    send(site, "late headline", topic=topic)
+    until(page, "titles() === 'late headline,late,headline,one'")
     release()
-    until(page, "inbox.counts.unread === 0 && inbox.items.every((item) => item.read_at)")
+    until(
+        page, "inbox.counts.unread === 2 && inbox.items.map((item) => !item.read_at).join() === 'true,true,false,false'"
+    )
     assert page.evaluate("inbox.error") is None
 
 
