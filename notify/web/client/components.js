@@ -170,12 +170,12 @@ export class NotifyToasts extends Base {
     const isSame = (other) =>
       (event.group && other.group === event.group && other.user === event.user) ||
       (number && other.meta?.notification === number);
-    this.#forget(isSame);
     const shown = this.#shown.find((toast) => !toast.isLeaving && isSame(toast.event));
     const queued = this.#queue.findIndex(isSame);
+    if (isKnown && !shown && queued < 0) return false;
+    this.#forget(isSame);
     if (shown) this.#fill(shown, event);
     else if (queued >= 0) this.#queue[queued] = event;
-    else if (isKnown) return false;
     else this.#queue.push(event);
     this.#fit();
     return true;

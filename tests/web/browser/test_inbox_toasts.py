@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.web.browser.inbox_server import InboxServer
 from tests.web.browser.scripted import Answer
@@ -74,6 +74,24 @@ def test_the_server_refuses(context: BrowserContext, site: str, scripted: InboxS
     page.wait_for_function("!document.querySelector('notify-toasts').shadowRoot.querySelector('[part~=leaving]')")
     expect(titles).to_have_text(["one"])
     assert scripted.requests("/inbox/mark")
+
+
+def test_the_server_refuses_what_came_again(context: BrowserContext, site: str, scripted: InboxServer) -> None:
+    """A dispatcher's item that comes again, under another id, while its dismissal is sent: its toast comes back."""
+    page, titles = opened(context, site)
+    scripted.send({"title": "one"}, meta={"notification": "n1"})
+    expect(titles).to_have_text(["one"])
+    page.route("**/inbox/mark", lambda route: refusals.append(route))
+    refusals: list[Route] = []
+    with page.expect_request("**/inbox/mark"):
+        page.locator("notify-toasts [part=close]").click()
+    expect(titles).to_have_count(0)
+    scripted.send({"title": "one"}, meta={"notification": "n1"})
+    scripted.send({"title": "two"})
+    expect(titles).to_have_text(["two"])
+    for route in refusals:
+        route.fulfill(status=503)
+    expect(titles).to_have_text(["two", "one"])
 
 
 def test_cancelled(context: BrowserContext, site: str, scripted: InboxServer) -> None:

@@ -66,12 +66,13 @@ class Model {
     const isSame = (other) =>
       (event.group && other.group === event.group && other.user === event.user) ||
       (numberOf(event) && numberOf(other) === numberOf(event));
-    for (const each of this.asked) if (isSame(each)) this.asked.delete(each);
     const toast = this.shown.find((each) => isSame(each.event));
     const at = this.queue.findIndex(isSame);
+    if (known && !toast && at < 0) return;
+    for (const each of this.asked) if (isSame(each)) this.asked.delete(each);
     if (toast) this.enter(toast, event);
     else if (at >= 0) this.queue[at] = event;
-    else if (!known) this.queue.push(event);
+    else this.queue.push(event);
     this.fit();
   }
   drop(goes) {
