@@ -27,9 +27,9 @@ from ._reply import RETRY_AFTER as RETRY_AFTER
 from ._reply import Reply as Reply
 from ._reply import WebError as WebError
 from ._reply import error_value as error_value
+from ._reply import identify_and_read as identify_and_read
 from ._reply import is_closed as is_closed
 from ._reply import log_gone as log_gone
-from ._reply import read_ahead as read_ahead
 from ._reply import read_body as read_body
 from ._reply import reply_to as reply_to
 from ._reply import send_part as send_part
@@ -74,12 +74,12 @@ __all__ = [  # noqa: RUF022 - sorted by code points, as everywhere here
     "checked",
     "error_value",
     "file_reply",
+    "identify_and_read",
     "is_closed",
     "is_own_origin",
     "log_gone",
     "parsed",
     "parsed_json",
-    "read_ahead",
     "read_body",
     "read_object",
     "reply_to",

@@ -6,15 +6,18 @@ import json
 import logging
 import random
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from contextvars import copy_context
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
 from notify import errors
 
 from ._request import Headers, Message, Receive, Send
+
+T = TypeVar("T")
 
 JSON: Final = b"application/json"
 
@@ -205,24 +208,64 @@ async def read_body(receive: Receive, limit: int, seconds: float) -> bytes:
     raise WebError(408, "too_slow", f"the body of the request was not complete after {seconds:g} s")
 
 
-async def read_ahead(receive: Receive, limit: int, seconds: float) -> Receive:
-    """Read the body of a request whose client is not known yet; return what yields it later, or raises its WebError.
+async def identify_and_read(
+    identify: Callable[[], Awaitable[T]], receive: Receive, limit: int, seconds: float
+) -> tuple[T, Receive]:
+    """Read the body of a request while its client is identified; return the client and what yields the body.
 
     A server may drop a body that has arrived completely if the client has left before it is first asked for (uvicorn
-    does). A page that marks an item and navigates away would lose the change while its session is looked up.
+    does). A page that marks an item and navigates away would lose the change while its session is looked up. So this
+    task asks for the body at once, and another one calls `identify`. If that raises, the body is not waited for:
+    a client that is refused need not send it. Errors of the body are raised by what yields it.
+
+    Raises:
+        Exception: what `identify` raises.
     """
-    body, refusal = b"", None
-    try:
-        body = await read_body(receive, limit, seconds)
-    except WebError as error:
-        refusal = error
+    body, error = b"", None
+    identification = _Identifying(identify)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(identification.run, tasks.cancel_scope)
+        try:
+            body = await read_body(receive, limit, seconds)
+        except Exception as failure:
+            error = failure
+    client = identification.result()
 
     async def receive_whole() -> Message:
-        if refusal is not None:
-            raise refusal
+        if error is not None:
+            raise error
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return receive_whole
+    return client, receive_whole
+
+
+class _Identifying(Generic[T]):
+    """A call in a task of its own, whose outcome is that of the task that asks for the result."""
+
+    def __init__(self, identify: Callable[[], Awaitable[T]]) -> None:
+        self._identify = identify
+        self._context = copy_context()
+        self._client: T
+        self._error: Exception | None = None
+
+    async def run(self, others: anyio.CancelScope) -> None:
+        """Make the call; if it raises, cancel the others."""
+        try:
+            self._client = await self._identify()
+        except Exception as error:
+            self._error = error
+            others.cancel()
+        self._context = copy_context()
+
+    def result(self) -> T:
+        """Return or raise what the call did; the context variables that it has set are set in this task, too."""
+        if self._error is not None:
+            raise self._error
+        here = copy_context()
+        for variable, value in self._context.items():
+            if here.get(variable, _Identifying) is not value:
+                variable.set(value)
+        return self._client
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:

@@ -12,12 +12,13 @@ from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from notify import UsageError
-from notify._asgi import Reply, Request, WebError, read_ahead, read_object
+from notify._asgi import Reply, Request, WebError, identify_and_read, read_object
 
 from ._app_site import DispatchSite, Receive, asked, members_of, text_of
 from ._zones import check_zone
@@ -77,8 +78,8 @@ async def vapid_key(site: DispatchSite, request: Request, receive: Receive, name
 
 async def subscribe(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve POST /push/subscribe."""
-    receive = await read_ahead(receive, site.max_body, site.timeout)
-    owner = await owner_of(site, request)
+    identify = partial(owner_of, site, request)
+    owner, receive = await identify_and_read(identify, receive, site.max_body, site.timeout)
     keys = _vapid_keys(site)
     found = await read_object(request, receive, site.max_body, site.timeout)
     members_of(found, CODE, ("expirationTime", "vapid", "tz"), ("endpoint", "keys"))
@@ -93,8 +94,8 @@ async def subscribe(site: DispatchSite, request: Request, receive: Receive, name
 
 async def register(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve POST /devices."""
-    receive = await read_ahead(receive, site.max_body, site.timeout)
-    owner = await owner_of(site, request)
+    identify = partial(owner_of, site, request)
+    owner, receive = await identify_and_read(identify, receive, site.max_body, site.timeout)
     found = await read_object(request, receive, site.max_body, site.timeout)
     members_of(found, CODE, ("kind", "platform", "tz"), ("channel", "address"))
     channel, kind = text_of(found, "channel", CODE), text_of(found, "kind", CODE)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from notify import NotifyError, UsageError
-from notify._asgi import Reply, Request, WebError, parsed_json, read_ahead, read_body
+from notify._asgi import Reply, Request, WebError, identify_and_read, parsed_json, read_body
 
 from ._app_site import DispatchSite, Receive, log_failure
 from ._planning import known
@@ -26,8 +27,8 @@ async def read(site: DispatchSite, request: Request, receive: Receive, names: Ma
 
 async def patch(site: DispatchSite, request: Request, receive: Receive, names: Mapping[str, str]) -> Reply:
     """Serve PATCH /preferences."""
-    receive = await read_ahead(receive, site.max_body, site.timeout)
-    identity = await site.identification.identify(request)
+    identify = partial(site.identification.identify, request)
+    identity, receive = await identify_and_read(identify, receive, site.max_body, site.timeout)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in KINDS:
         raise WebError(415, "unsupported_media_type", f"the body must be application/json, not {kind:.80}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
-from notify._asgi import JSON_HEADERS, Receive, Reply, Request, Send, WebError, read_ahead, read_object
+from notify._asgi import JSON_HEADERS, Receive, Reply, Request, Send, WebError, identify_and_read, read_object
 
 from ._inbox import inbox_of, perform
 from ._routing import route_of
@@ -68,15 +69,17 @@ async def _serve(site: Site, request: Request, send: Send, name: str, source: Ma
         request: of the client.
         send: of the request.
         name: of the operation.
-        source: the members, or where their JSON is received from, once the client is known.
+        source: the members, or where their JSON is received from.
     """
     inbox_of(site)
     assert site.authentication is not None  # an application that has routes authenticates
     bounds = site.options.max_body, site.options.send_timeout
-    if not isinstance(source, Mapping):
-        source = await read_ahead(source, *bounds)
-    identity = await site.authentication.identify(request)
-    members = source if isinstance(source, Mapping) else await read_object(request, source, *bounds)
+    identify = partial(site.authentication.identify, request)
+    if isinstance(source, Mapping):
+        identity, members = await identify(), source
+    else:
+        identity, receive = await identify_and_read(identify, source, *bounds)
+        members = await read_object(request, receive, *bounds)
     body = await perform(site, identity, name, members)
     await Reply(200, body, JSON_HEADERS).send(send, request.response_headers)
 
