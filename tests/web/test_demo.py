@@ -264,6 +264,40 @@ def test_nothing_collides(browser: Browser, url: str, width: int, height: int) -
         assert page.evaluate(COLLISIONS) == []
 
 
+COVERED = """() => {
+    const box = (node) => node.getBoundingClientRect();
+    const toasts = [...document.querySelector('notify-toasts').shadowRoot.querySelectorAll('[part~=toast]')];
+    const controls = [...document.querySelectorAll('#form :is(select, input, button)')];
+    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const found = new Set();
+    for (let top = 0; top < document.documentElement.scrollHeight; top += 20) {
+        scrollTo(0, top);
+        for (const control of controls) {
+            if (toasts.some((toast) => meet(box(toast), box(control)))) found.add(control.name || control.textContent);
+        }
+    }
+    return [...found];
+}"""
+"""Controls of the form that lie under a toast at some position of the scroll bar."""
+
+
+@pytest.mark.parametrize(("width", "height"), [(375, 667), (800, 600), (800, 1000), (1280, 720), (1280, 900)])
+def test_toasts_leave_the_form_free(browser: Browser, url: str, width: int, height: int) -> None:
+    """However the page is scrolled, no toast lies over a control of the form that sends it."""
+    with opened(browser, url, width, height) as page:
+        page.locator("[name=user]").select_option(label="Everyone")
+        push = page.get_by_role("button", name="Push", exact=True)
+        push.click()
+        toasts = page.locator("notify-toasts [part~=toast]")
+        expect(toasts).to_have_count(3 if width > 767 else 2)
+        settled(toasts)
+        screenshot(page, f"demo-{width}x{height}-form")
+        covered = page.evaluate(COVERED)
+        assert toasts.count() >= 2
+        assert covered == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_the_picture_of_the_readme() -> None:
     """The README shows a picture that is there, of the size that this test takes."""
     path = ROOT / "docs" / "images" / "demo.png"
