@@ -284,7 +284,7 @@ class MemoryStore(MemoryInboxes):
             self._unswept = [*self._logs]
         for user in self._unswept[-SWEPT:]:
             log = self._logs.get(user)
-            if log is None:  # forgotten meanwhile
+            if log is None:  # forgotten since the pass began
                 continue
             self._remove_expired(log, now)
             if not log and ids.parse(log.last_id)[0] < now - 2 * self._max_age_ms:

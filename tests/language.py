@@ -78,10 +78,7 @@ HABITS = (
     ),
 )
 
-EXCUSED: dict[tuple[str, str], str] = {
-    ("CHANGELOG.md", "canary"): "an option's name before it was renamed",
-    ("CHANGELOG.md", "hearing"): "an ability's name before it was renamed",
-}
+EXCUSED: dict[tuple[str, str], str] = {}
 """File and phrase of each legitimate use, with the reason."""
 
 
