@@ -131,11 +131,12 @@ class Pushing(Generic[Pushed]):
             raise PayloadTooLargeError(len(event.data), self._options.max_payload)
         self._guard.check()
         pushed: Any  # what the overloads of the constructor say
-        if self._save_directly is None or ephemeral or connection is not None or self._unsent:
+        save = self._save_directly
+        if save is None or ephemeral or connection is not None or self._unsent:
             pushed = await self._push(event, ephemeral, connection)
         else:
             try:  # nothing to ask, to wait for, to route or to measure
-                pushed = stored = self._save_directly(event)
+                pushed = stored = save(event)
                 if stored.__class__ is not Event:
                     checked_event(stored)
             except Exception as error:

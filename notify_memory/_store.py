@@ -203,7 +203,7 @@ class MemoryStore(MemoryInboxes):
         stored = event.stored(id_, log.last_id)  # keeps I2
         log.last_id = id_
         log.append(stored)
-        if len(log) - log.start > self._max_len:
+        if len(log) > self._max_len and len(log) - log.start > self._max_len:  # the first suffices for most logs
             log.remove_before(log.start + 1)
         if key is not None:
             if log.keys is _NO_KEYS:

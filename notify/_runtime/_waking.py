@@ -110,10 +110,10 @@ class LoopWaiter:
             return
         self.woken = True
         if self.step is not None:
-            batch = self._batch
-            if not batch.woken_waiters:
-                batch.loop.call_soon(batch.run)
-            batch.woken_waiters.append(self)
+            woken_waiters = self._batch.woken_waiters
+            if not woken_waiters:
+                self._loop.call_soon(self._batch.run)
+            woken_waiters.append(self)
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until it is woken."""

@@ -79,9 +79,8 @@ class Subscription(Attachment):
         while True:
             if self._seen != self._set.generation or self._max_lag is not None:
                 self._raise_if_ended(ended)
-            page = cursor.page
-            if page:
-                event = page.pop()
+            if cursor.page:
+                event = cursor.page.pop()
                 cursor.last_id = event.id  # keeps I3
                 cursor.counters.yielded += 1
                 return event
@@ -133,15 +132,17 @@ class Subscription(Attachment):
         if self._busy:
             self._check_idle()
         cursor, streams = self._cursor, self._streams
+        page = cursor.page
+        if not page and (streams is None or streams.end == cursor.index):  # as after nearly every event
+            return None
         if self._seen != self._set.generation or self._max_lag is not None:
             return None
-        page = cursor.page
         if page:
             event = page.pop()
             if not page:
                 cursor.page = None
             cursor.last_id = event.id  # keeps I3
-        elif streams is None or streams.end == cursor.index or cursor.state is not LIVE:
+        elif streams is None or cursor.state is not LIVE:
             return None
         else:
             taken = cursor.take(streams)

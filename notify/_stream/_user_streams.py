@@ -50,8 +50,9 @@ class UserStreams(Ring):
         if len(waiting) == self.streams and (event.prev == self.last_id or not event.id):
             # Nearly every offer: by I2 no stream needs the older entries, and by its `prev` this is the next one.
             # In place: a list made for each event would be one more young object for the garbage collector to visit.
-            if len(self.events) == 1:
-                self.events[0] = event
+            events = self.events
+            if len(events) == 1:
+                events[0] = event
             else:
                 self.events = [event]
             self.oldest = self.end

@@ -222,6 +222,15 @@ async def test_what_is_in_hand_needs_no_waiting(notifier: Notifier, logs: Any) -
         assert notifier.statistics().yielded == 11
 
 
+async def test_the_rest_of_a_page_is_in_hand(logs: Any) -> None:
+    """Though nothing was offered since the stream was opened."""
+    async with Notifier(MemoryStore()) as notifier:
+        stored = [await notifier.push("alice", "t", number) for number in range(3)]
+        async with subscribe(notifier, logs, "0") as stream:
+            assert await stream.next(10) == stored[0]
+            assert [stream.next_nowait() for _ in range(3)] == [*stored[1:], None]
+
+
 async def test_live_events_without_a_store(logs: Any) -> None:
     """They are in hand as soon as they are pushed."""
     async with Notifier() as notifier, subscribe(notifier, logs) as stream:

@@ -50,6 +50,17 @@ async def test_the_cap_is_exact_and_the_oldest_go_first() -> None:
         assert [event.payload for event in page.events] == list(range(n + 1))[-3:]
 
 
+async def test_a_trimmed_log_fills_up_to_the_cap_again() -> None:
+    """Slots that await removal do not count."""
+    store = MemoryStore(max_len=10)
+    saved = [await store.save(Event("alice", "t", n)) for n in range(10)]
+    await store.trim(saved[4].id)
+    for n in range(10, 18):
+        await store.save(Event("alice", "t", n))
+        page = await store.read("alice", saved[3].id, 20)
+        assert [event.payload for event in page.events] == list(range(4, n + 1))[-10:]
+
+
 async def test_retention_by_age() -> None:
     """Events older than max_age are not read; the head stays; a later event links to the last one."""
     store = MemoryStore(max_age=60, clock=(clock := Clock()))
