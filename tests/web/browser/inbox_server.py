@@ -10,6 +10,14 @@ from typing import Any
 from tests.web.browser.scripted import Scripted, Seen
 
 USER = "alice"
+READ_AGAIN = """(inbox) => {
+  let isLoading;
+  inbox.subscribe(() => {
+    if (isLoading && !inbox.loading) window.readAgain = true;
+    isLoading = inbox.loading;
+  });
+}"""
+"""What a page runs to learn that a list, which was loaded before, has been read again: `readAgain`."""
 CHANGES = {"notify.seen", "notify.read", "notify.unread", "notify.dismissed", "notify.restored"}
 TIMES = ("seen_at", "read_at", "dismissed_at")
 

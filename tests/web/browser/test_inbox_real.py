@@ -119,11 +119,13 @@ def test_two_pages(context: BrowserContext, site: str, options: dict[str, Any]) 
     pages[1].evaluate("id => void inbox.restore(id)", second)
     for page in pages:
         until(page, "titles() === 'three,two,one' && inbox.counts.total === 3")
-        page.wait_for_timeout(200)
+    send(site, "later")
+    for page in pages:
+        until(page, "titles() === 'later,three,two,one'")
         changes = page.evaluate("got.types.filter((type) => type.startsWith('notify.'))")
         assert changes == ["notify.dismissed", "notify.read", "notify.restored"]
     fresh = opened(context, site)
-    until(fresh, "inbox.items.length === 3")
+    until(fresh, "inbox.items.length === 4")
     strip = "JSON.stringify(inbox.items.map(({id, read_at, dismissed_at}) => [id, !read_at, dismissed_at]))"
     assert pages[0].evaluate(strip) == pages[1].evaluate(strip) == fresh.evaluate(strip)
 
@@ -267,8 +269,9 @@ def test_the_bell(context: BrowserContext, site: str) -> None:
     bells[1].get_by_role("button", name="Mark all read").click()
     for bell in bells:
         expect(bell.locator("[part=badge]")).to_be_hidden()
+    send(site, "later")
     for page in pages:
-        page.wait_for_timeout(200)
+        until(page, "titles() === 'later,three,one'")
         counted = "(type) => got.types.filter((each) => each === type).length"
         assert page.evaluate(counted, "notify.dismissed") == 1
         assert page.evaluate(counted, "notify.read") == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
-from tests.web.browser.inbox_server import InboxServer
+from tests.web.browser.inbox_server import READ_AGAIN, InboxServer
 from tests.web.browser.scripted import Answer
 
 PAGE = """<!doctype html><meta charset=utf-8><title>page</title><link rel=icon href=data:,>
@@ -59,8 +59,9 @@ def test_dismissed_on_the_server(context: BrowserContext, site: str, scripted: I
     ids = {asked["ids"][0] if "@" not in asked["ids"][0] else asked["ids"][1] for asked in sent(scripted)}
     assert ids == {"1700000000000-1", "1700000000000-2"}
     assert [item["dismissed_at"] is not None for item in scripted.fold()] == [True, True]
+    scripted.push("later")
     for page, _ in pages:
-        page.wait_for_timeout(100)
+        page.wait_for_function("types.includes('note')")
         assert page.evaluate("types.filter((type) => type === 'notify.dismissed').length") == 2
 
 
@@ -97,13 +98,15 @@ def test_the_server_refuses_what_came_again(context: BrowserContext, site: str, 
 def test_cancelled(context: BrowserContext, site: str, scripted: InboxServer) -> None:
     """`notify-dismiss` can be cancelled: the page does it in its own way."""
     page, titles = opened(context, site)
-    page.evaluate("document.addEventListener('notify-dismiss', (event) => event.preventDefault())")
-    scripted.send({"title": "one"})
-    expect(titles).to_have_text(["one"])
-    page.locator("notify-toasts [part=close]").click()
+    cancel = "(event) => event.detail.payload.title === 'one' && event.preventDefault()"
+    page.evaluate(f"document.addEventListener('notify-dismiss', {cancel})")
+    for title in ("one", "two"):
+        scripted.send({"title": title})
+    for title in ("one", "two"):
+        page.locator("notify-toasts [part~=toast]", has_text=title).locator("[part=close]").click()
     expect(titles).to_have_count(0)
-    page.wait_for_timeout(100)
-    assert scripted.requests("/inbox/mark") == []
+    page.wait_for_function("types.includes('notify.dismissed')")
+    assert [body["ids"][0] for body in sent(scripted)] == ["1700000000000-2"]
 
 
 @pytest.mark.parametrize("how", ["ids", "up_to"])
@@ -126,8 +129,8 @@ def test_dismissed_while_away(context: BrowserContext, site: str, scripted: Inbo
     scripted.always.clear()
     expect(titles).to_have_text(["unlisted", "ephemeral", "stays"])
     page.wait_for_function("client.status === 'connected'")
-    page.wait_for_timeout(200)
-    expect(titles).to_have_text(["unlisted", "ephemeral", "stays"])
+    scripted.send({"title": "later"})
+    expect(titles).to_have_text(["unlisted", "ephemeral", "stays", "later"])
 
 
 @pytest.mark.parametrize("dismiss", ["visual", "server"])
@@ -168,13 +171,15 @@ def test_a_group_of_several_logs(context: BrowserContext, site: str, scripted: I
 
 
 def test_gone_with_the_element(context: BrowserContext, site: str, scripted: InboxServer) -> None:
-    """Removed from the page, it follows no inbox."""
+    """Removed from the page, it follows no inbox; one of the page itself, whose turn is later, does."""
     page, titles = opened(context, site)
     scripted.send({"title": "one"})
     expect(titles).to_have_text(["one"])
     page.evaluate("window.toasts = document.querySelector('notify-toasts'); toasts.remove()")
+    page.evaluate("window.inbox = client.inbox(); 0")
+    page.wait_for_function("!inbox.loading")
+    page.evaluate(f"({READ_AGAIN})(inbox)")
     count = len(scripted.requests("/inbox"))
     scripted.push({"topic": "news", "since": "0"}, type="notify.followed")
-    page.wait_for_function("types.includes('notify.followed')")
-    page.wait_for_timeout(200)
-    assert len(scripted.requests("/inbox")) == count
+    page.wait_for_function("window.readAgain")
+    assert len(scripted.requests("/inbox")) == count + 1

@@ -137,8 +137,7 @@ def test_the_hook(project: Path, context: BrowserContext, site: str, scripted: S
     assert [seen.headers["authorization"] for seen in scripted.requests("/stream")][-1] == "two"
     page.evaluate("setToken('')")
     until(page, "document.querySelector('#notes') === null")
-    page.wait_for_timeout(300)
-    assert scripted.open == 0
+    scripted.settle(0)
 
 
 def test_a_component_that_is_shown_again(project: Path, context: BrowserContext, site: str, scripted: Scripted) -> None:

@@ -94,9 +94,11 @@ def test_visible(page: Page, scripted: Scripted) -> None:
     status(page, "connected")
     page.evaluate(SET, {"state": "hidden"})
     status(page, "paused")
+    page.evaluate("start({share: false}, 'other')")
+    until(page, "other.client.status === 'connected'")
     scripted.push(1)
-    page.wait_for_timeout(300)
-    assert scripted.open == 0
+    until(page, "other.payloads.length === 1")
+    scripted.settle(1)
     assert page.evaluate("got.payloads") == []
     page.evaluate(SET, {"state": "visible", "focus": False})
     until(page, "got.payloads.length === 1")
@@ -124,7 +126,9 @@ def test_always_stays_and_trusts_no_connection_after_a_long_time(page: Page, scr
     scripted.push(1)
     until(page, "got.payloads.length === 1")
     page.evaluate(SET, {"state": "visible"})
-    page.wait_for_timeout(200)
+    scripted.push(2)
+    until(page, "got.payloads.length === 2")
+    assert page.evaluate("got.statuses") == ["connecting", "connected"]
     assert len(scripted.requests("/stream")) == 1
     page.evaluate(SET, {"state": "hidden"})
     page.evaluate("const now = Date.now; Date.now = () => now() + 31000")
@@ -139,7 +143,9 @@ def test_a_timer_that_is_late_does_not_end_a_connection(page: Page, scripted: Sc
     start(page, heartbeat=0.4)
     status(page, "connected")
     page.evaluate("for (const end = Date.now() + 3000; Date.now() < end; );")
-    page.wait_for_timeout(500)
+    scripted.push(1)
+    until(page, "got.payloads.length === 1")
+    assert page.evaluate("got.statuses") == ["connecting", "connected"]
     assert len(scripted.requests("/stream")) == 1
 
 
