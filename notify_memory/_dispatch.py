@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
+from heapq import nsmallest
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -43,6 +44,7 @@ from notify.dispatch.abc import (
 )
 
 from ._dispatch_digests import MemoryDigests
+from ._dispatch_rows import MemoryDeliveries, MemoryDelivery, urgency
 from ._dispatch_users import MemoryUserRecords
 
 
@@ -50,15 +52,6 @@ class _Key(NamedTuple):
     fingerprint: str
     notification: str
     keep_until: datetime | None
-
-
-@dataclass
-class _Row:
-    """A delivery, when its lease ends in milliseconds of the store's clock, and with which fence it was last begun."""
-
-    delivery: Delivery
-    lease_until: int = 0
-    begun: int = 0
 
 
 @checked
@@ -83,7 +76,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._notifications: dict[str, Notification] = {}
         self._cursors: dict[str, str] = {}
         self._records: dict[tuple[str, str], RecipientRecord] = {}
-        self._rows: dict[str, _Row] = {}
+        self._rows = MemoryDeliveries()
         self._keys: dict[tuple[str, str], _Key] = {}
         self._attempts: dict[tuple[str, int], DeliveryAttempt] = {}
         self._digests = MemoryDigests(self._store, self._address_of)
@@ -126,7 +119,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         self._check()
         clock, moment = self._now(), exact(now)
 
-        def is_due(row: _Row) -> bool:
+        def is_due(row: MemoryDelivery) -> bool:
             each = row.delivery
             if not each.state.is_open or (channels is not None and each.channel not in channels):
                 return False
@@ -134,7 +127,7 @@ class MemoryDispatchStore(MemoryUserRecords):
                 return row.lease_until <= clock
             return each.due_at is not None and each.due_at <= moment
 
-        due = sorted(filter(is_due, self._rows.values()), key=_urgency)[:limit]
+        due = nsmallest(limit, filter(is_due, self._rows.values()), key=urgency)
         for row in due:
             each, row.lease_until = row.delivery, clock + span(lease)
             row.delivery = replace(
@@ -198,7 +191,7 @@ class MemoryDispatchStore(MemoryUserRecords):
         found = self._records.get((notification, user))
         if found is None:
             return None
-        deliveries = sorted(self._deliveries(notification, user), key=lambda each: (each.channel, each.endpoint))
+        deliveries = sorted(self._rows.of(notification, user), key=lambda each: (each.channel, each.endpoint))
         names = {each.id for each in deliveries}
         attempts = sorted((a for a in self._attempts.values() if a.delivery in names), key=lambda each: each.at)
         return self._notifications[notification], found, deliveries, attempts
@@ -318,17 +311,13 @@ class MemoryDispatchStore(MemoryUserRecords):
         record = self._records[delivery.notification, delivery.user]
         return Claim(delivery, self._notifications[delivery.notification], record, delivery.state is State.SENDING)
 
-    def _deliveries(self, notification: str, user: str) -> list[Delivery]:
-        rows = self._rows.values()
-        return [row.delivery for row in rows if (row.delivery.notification, row.delivery.user) == (notification, user)]
-
     def _address_of(self, notification: str, user: str) -> bytes:
         return self._records[notification, user].address
 
     def _add(self, deliveries: Iterable[Delivery], now: datetime) -> None:
         for each in deliveries:
             due, expires = exact_or_none(each.due_at), exact_or_none(each.expires_at)
-            self._rows.setdefault(each.id, _Row(replace(each, due_at=due, expires_at=expires, updated_at=now)))
+            self._rows.add(MemoryDelivery(replace(each, due_at=due, expires_at=expires, updated_at=now)))
 
     def _store(self, notification: Notification, record: RecipientRecord, deliveries: Sequence[Delivery]) -> None:
         self._notifications[notification.id] = notification
@@ -342,7 +331,7 @@ class MemoryDispatchStore(MemoryUserRecords):
             self._cursors.pop(id, None)
             self._digests.remove(id)
         self._records = {key: each for key, each in self._records.items() if key[0] not in notifications}  # keeps I1
-        self._rows = {id: row for id, row in self._rows.items() if id not in deliveries}
+        self._rows.drop(deliveries)
         self._attempts = {key: each for key, each in self._attempts.items() if each.delivery not in deliveries}
 
     def _make(self, move: Move, now: datetime) -> bool:
@@ -372,7 +361,13 @@ class MemoryDispatchStore(MemoryUserRecords):
         return True
 
     def _enter(
-        self, row: _Row, to: State, now: datetime, reason: str, provider_id: str = "", due_at: datetime | None = None
+        self,
+        row: MemoryDelivery,
+        to: State,
+        now: datetime,
+        reason: str,
+        provider_id: str = "",
+        due_at: datetime | None = None,
     ) -> None:
         each = row.delivery
         row.delivery = replace(
@@ -386,14 +381,9 @@ class MemoryDispatchStore(MemoryUserRecords):
 
     def _settle(self, changed: Delivery, now: datetime) -> None:
         """Give those that wait for the channel of a changed delivery their `due_at`; keeps I2."""
-        ours = self._deliveries(changed.notification, changed.user)
+        ours = self._rows.of(changed.notification, changed.user)
         states = [each.state for each in ours if each.channel == changed.channel]
         for each in ours:
             if each.after == changed.channel and each.state is State.WAITING and not each.fence:
                 due = due_after(states, millis_or_none(each.due_at), each.delay, millis(now))
                 self._rows[each.id].delivery = replace(each, due_at=instant_or_none(due))
-
-
-def _urgency(row: _Row) -> tuple[int, datetime, str]:
-    assert row.delivery.due_at is not None
-    return -row.delivery.priority, row.delivery.due_at, row.delivery.id

@@ -96,7 +96,7 @@ ROLES = {
 """The modules of a backend: the same names in each, as far as it has the role."""
 
 FURTHER = {
-    "notify_memory": {},
+    "notify_memory": {"_dispatch_rows": "deliveries, found by their ids and by their recipients"},
     "notify_sqlite": {
         "_schema": "the statements, the table prefix, the version of the tables",
         "_worker": "one connection of the driver, used for whole jobs",

@@ -89,7 +89,7 @@ class AddsToWhatThereIs(Kept):
     async def submit(self, submission: Submission, *, connection: Any = None) -> Submitted:
         for each in submission.deliveries:
             self._records.pop((each.notification, each.user), None)
-            self._rows.pop(each.id, None)
+            self._rows.drop([each.id])
         return await super().submit(submission, connection=connection)
 
     async def advance(self, moves: Sequence[Move], now: datetime) -> Sequence[bool]:
@@ -446,7 +446,7 @@ class ForgetsTheLast(Kept):
 class WakesTheHeld(Kept):
     def _settle(self, changed: Delivery, now: datetime) -> None:
         super()._settle(changed, now)
-        for each in self._deliveries(changed.notification, changed.user):
+        for each in self._rows.of(changed.notification, changed.user):
             if each.after == changed.channel and each.state is State.WAITING and each.fence:
                 self._update(each.id, due_at=now)
 
