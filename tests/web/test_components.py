@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,6 @@ AUTO = 'data-url="/notify" data-when="visible" data-storage="session"'
 STUB = "export const connect = (...given) => ({ given });"
 """Stands for client.js, which has its own tests."""
 
-LIMIT_BYTES = 9 * 1024
 TOAST = "[part~=toast]"
 SHOWN = "[part~=toast]:not([inert])"
 LASTING = 'duration="600000"'
@@ -113,11 +111,6 @@ def stop_the_clock(page: Page) -> None:
 
 def titles(page: Page) -> list[str]:
     return page.locator(f"{SHOWN} [part=title]").all_text_contents()
-
-
-def test_size() -> None:
-    """The module stays below its limit as it is served, compressed."""
-    assert len(gzip.compress((CLIENT / "components.js").read_bytes(), 9, mtime=0)) <= LIMIT_BYTES
 
 
 def test_a_toast_shows_what_the_event_says(page: Page) -> None:

@@ -21,7 +21,8 @@ from notify_memory import MemoryStore
 from tests.web.browser.scripted import serving
 
 CLIENT = Path(str(files("notify.web") / "client"))
-LIMITS = {"client.js": 6 * 1024, "components.js": 9 * 1024, "inbox.js": 4 * 1024, "bell.js": 8 * 1024}
+LIMITS = {"client.js": 6 * 1024, "components.js": 9 * 1024, "inbox.js": 4352, "bell.js": 8448}
+"""Bytes of the modules, compressed. Of the last two, 256 bytes each are for marks and links of a page that is left."""
 
 
 @pytest.fixture

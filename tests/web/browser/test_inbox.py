@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +14,6 @@ from tests.web.browser.conftest import opened, until
 from tests.web.browser.inbox_server import READ_AGAIN, InboxServer
 from tests.web.browser.scripted import Answer, serving
 from tests.web.pages import PATIENCE
-
-LIMIT = 4352
-"""Bytes of the module, compressed: 4096, and 256 for the marks of a page that is left."""
 
 OPEN = """({options, wanted}) => {
   start({share: false, ...options});
@@ -61,12 +55,6 @@ def wait_for(page: Page, condition: Callable[[], bool]) -> None:
 
 def shown(page: Page, *ids: object) -> None:
     until(page, f"ids().join() === '{','.join(map(str, ids))}'")
-
-
-def test_the_module_is_small() -> None:
-    """What a page with an inbox loads beside the client, compressed as it is served."""
-    body = Path(str(files("notify.web") / "client" / "inbox.js")).read_bytes()
-    assert len(gzip.compress(body, 9, mtime=0)) <= LIMIT
 
 
 def test_items_and_counts(page: Page, scripted: InboxServer) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +12,6 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from tests.web.browser.inbox_server import InboxServer
 from tests.web.browser.scripted import Answer
 from tests.web.pages import screenshot
-
-LIMIT = 8448
-"""Bytes of the module, compressed: 8192, and 256 for a link that is forgotten when the page is left."""
 
 PAGE = """<!doctype html><html lang=en DIR><meta charset=utf-8><meta name=viewport content="width=device-width">
 <title>Orders</title><link rel=icon href=data:,>
@@ -102,12 +96,6 @@ def titles(bell: Locator) -> list[str]:
 
 def body(server: InboxServer, number: int = -1) -> Any:
     return server.requests("/inbox/mark")[number].body
-
-
-def test_the_module_is_small() -> None:
-    """What the bell costs beside the client, compressed as it is served."""
-    content = Path(str(files("notify.web") / "client" / "bell.js")).read_bytes()
-    assert len(gzip.compress(content, 9, mtime=0)) <= LIMIT
 
 
 def test_the_badge(page: Page, site: str, scripted: InboxServer) -> None:
