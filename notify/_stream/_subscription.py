@@ -167,7 +167,7 @@ class Subscription(Attachment):
         self._source.request(self)
         if self._prefetched is not None:
             self._accept(*self._prefetched)
-        return self._failure is None
+        return cursor.opened
 
     async def _enter(self) -> None:
         while self._streams is None or not self._cursor.opened:

@@ -231,6 +231,14 @@ async def test_the_rest_of_a_page_is_in_hand(logs: Any) -> None:
             assert [stream.next_nowait() for _ in range(3)] == [*stored[1:], None]
 
 
+async def test_a_rewound_log_is_in_hand() -> None:
+    """A position that is ahead of the log: entering goes on until a page is read from the beginning."""
+    async with Notifier(MemoryStore()) as notifier:
+        stored = await notifier.push("alice", "t", 1)
+        async with notifier.subscribe("alice", "9999999999999-0") as stream:
+            assert stream.next_nowait() == stored  # type: ignore[attr-defined]
+
+
 async def test_live_events_without_a_store(logs: Any) -> None:
     """They are in hand as soon as they are pushed."""
     async with Notifier() as notifier, subscribe(notifier, logs) as stream:
