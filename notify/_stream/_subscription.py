@@ -65,7 +65,7 @@ class Subscription(Attachment):
         return self._cursor.state is LIVE and not self._cursor.page
 
     def omit_sync(self) -> None:
-        """Yield no `notify.sync`: for a reader that starts from now, and tells its client so itself."""
+        """Do not yield `notify.sync`: the caller tells its client itself. For streams that start from now."""
         self._cursor.tell_no_sync()
 
     async def __anext__(self, ended: type[Exception] = StopAsyncIteration) -> Event:

@@ -78,12 +78,12 @@ class ReadStream(Stream, Interruptible):
 
     @property
     @abstractmethod
-    def synced(self) -> bool:
-        """Whether the replay is over."""
+    def is_open(self) -> bool:
+        """Whether the stream is open and its position fixed; only streams of one log have this."""
 
     @abstractmethod
     def omit_sync(self) -> None:
-        """Yield no `notify.sync`; the streams of one log can do without."""
+        """Do not yield `notify.sync`; only streams of one log support this."""
 
 
 def subscribed(site: Site, admission: Admission, position: Position) -> ReadStream:

@@ -319,7 +319,9 @@ class FrameFeed:
             return self._beginning
         session = self._session
         if session.is_from_now:
-            if session.stream.synced:  # nothing to replay, and no event says so: see `tells_sync` of the session
+            # Nothing to replay, and no event says so: see `tells_sync` of the session. An event that came while the
+            # stream was being opened may be in hand: it is live.
+            if session.is_one_log and session.stream.is_open:
                 return self._beginning + self._sync()
         elif self._site.turns.is_busy:
             return self._beginning

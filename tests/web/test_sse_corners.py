@@ -13,7 +13,7 @@ import pytest
 from notify import Notifier, UsageError
 from notify.web import Identity, NotifyApp, Request
 from notify.web.durable import DurableStreams
-from notify_memory import MemoryStore
+from notify_memory import MemoryPresence, MemoryStore
 from tests.parts import PlainStore, until
 from tests.web.test_sse_many import Client, authenticate
 
@@ -27,6 +27,39 @@ class Hanging(PlainStore):
         await super().head(user)
         await anyio.sleep_forever()
         return "0"
+
+
+class GatedPresence:
+    """Presence that registers nobody before a gate is open."""
+
+    def __init__(self) -> None:
+        self.inner, self.gate = MemoryPresence(), anyio.Event()
+
+    async def register(self, user: str, routing: Any = None) -> Any:
+        await self.gate.wait()
+        return await self.inner.register(user, routing)
+
+    async def locate(self, users: Any) -> Any:
+        return await self.inner.locate(users)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def test_an_event_that_comes_while_a_stream_from_now_is_opened() -> None:
+    """The client learns that there is nothing to replay, and then sees the event."""
+    presence = GatedPresence()
+    async with Notifier(MemoryStore(), presence=presence) as notifier:
+        app = NotifyApp(notifier, authenticate)
+        async with anyio.create_task_group() as tasks:
+            client = Client(app, "alice")
+            tasks.start_soon(client.run)
+            await until(lambda: notifier.statistics().open_streams == 1)
+            await notifier.push("alice", "t", "early")
+            presence.gate.set()
+            await until(lambda: b"early" in client.body)
+            assert 0 < client.body.find(b"notify.sync") < client.body.find(b"early")
+            tasks.cancel_scope.cancel()
 
 
 def session_of(app: NotifyApp, user: str) -> Any:

@@ -193,7 +193,8 @@ export function fill(box, client, attempt, emit, { filter = {}, limit = 20 } = {
     publish();
     return async (isLeft) => {
       const isSame = ({ ids }) => ids && `${ids}` === `${change.ids}`;
-      if (isLeft && (pending.findLast(isSame) ?? change) !== change) return void drop();
+      const last = pending.findLast(isSame) ?? change;
+      if (isLeft && last !== change && (last.state === state || /^dis|^unr/.test(last.state))) return void drop();
       try {
         await prepare?.();
         const answer = await call('inbox/mark', {}, { state, ...target });
