@@ -8,10 +8,10 @@ import random
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 
 from notify import errors
 
@@ -213,23 +213,36 @@ async def identify_and_read(
 ) -> tuple[T, Receive]:
     """Read the body of a request while its client is identified; return the client and what yields the body.
 
-    A server may drop a body that has arrived completely if the client has left before it is first asked for (uvicorn
-    does). A page that marks an item and navigates away would lose the change while its session is looked up. So this
-    task asks for the body at once, and another one calls `identify`. If that raises, the body is not waited for:
-    a client that is refused need not send it. Errors of the body are raised by what yields it.
+    Some servers (uvicorn) discard a body that has arrived completely if the client disconnects before the application
+    first calls `receive`. A page that marks an item and navigates away would lose the mark while its session is looked
+    up. So another task asks for the body at once, and `identify` runs in this one, as the functions of the application
+    that are called later do. If it raises, reading is cancelled: a client that is refused need not send its body.
+    Errors of the body are raised by what yields it.
 
     Raises:
         Exception: what `identify` raises.
     """
     body, error = b"", None
-    identification = _Identifying(identify)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(identification.run, tasks.cancel_scope)
+    client: T
+    refusal: Exception | None = None
+
+    async def read(*, task_status: TaskStatus[None]) -> None:
+        nonlocal body, error
+        task_status.started()  # this task goes on, to its first `receive`
         try:
             body = await read_body(receive, limit, seconds)
         except Exception as failure:
             error = failure
-    client = identification.result()
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(read)
+        try:
+            client = await identify()
+        except Exception as failure:
+            refusal = failure
+            tasks.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
 
     async def receive_whole() -> Message:
         if error is not None:
@@ -237,35 +250,6 @@ async def identify_and_read(
         return {"type": "http.request", "body": body, "more_body": False}
 
     return client, receive_whole
-
-
-class _Identifying(Generic[T]):
-    """A call in a task of its own, whose outcome is that of the task that asks for the result."""
-
-    def __init__(self, identify: Callable[[], Awaitable[T]]) -> None:
-        self._identify = identify
-        self._context = copy_context()
-        self._client: T
-        self._error: Exception | None = None
-
-    async def run(self, others: anyio.CancelScope) -> None:
-        """Make the call; if it raises, cancel the others."""
-        try:
-            self._client = await self._identify()
-        except Exception as error:
-            self._error = error
-            others.cancel()
-        self._context = copy_context()
-
-    def result(self) -> T:
-        """Return or raise what the call did; the context variables that it has set are set in this task, too."""
-        if self._error is not None:
-            raise self._error
-        here = copy_context()
-        for variable, value in self._context.items():
-            if here.get(variable, _Identifying) is not value:
-                variable.set(value)
-        return self._client
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:

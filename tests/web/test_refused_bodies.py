@@ -84,12 +84,14 @@ async def test_a_request_that_is_cancelled_before_its_body_has_come(inbox: Inbox
 
 
 async def test_what_authenticate_sets_in_context_variables(inbox: Inbox) -> None:
-    """The functions of the application that are called later find it."""
-    tenant, seen = ContextVar("tenant", default="nobody"), list[str]()
+    """The functions of the application that are called later find it, since it runs in the task of the request."""
+    tenant, seen = ContextVar("tenant", default="nobody"), list[Any]()
+    task = anyio.get_current_task().id
 
     async def known(request: Request) -> Identity:
         await anyio.lowlevel.checkpoint()
         tenant.set("alice")
+        seen.append(anyio.get_current_task().id)
         return Identity("alice")
 
     def may_follow(identity: Identity, topic: str) -> bool:
@@ -104,4 +106,4 @@ async def test_what_authenticate_sets_in_context_variables(inbox: Inbox) -> None
 
     app = NotifyApp(inbox.notifier, known, inbox=inbox, authorize_follow=may_follow)
     await app({**MARK, "path": "/follow"}, receive, send)
-    assert seen == ["alice", 200, ""]
+    assert seen == [task, "alice", 200, ""]
